@@ -1,0 +1,140 @@
+"""What Tunery refuses, and how it says so.
+
+TuneryError                   500 internalFailure
+├── InvalidRequest            400 invalidPayload
+│   ├── OperationNotSupported 400 OperationNotSupported
+│   ├── ContextOverflow       400 context_length_exceeded
+│   └── QuotaExceeded         400 quotaExceeded
+├── Unauthorized              401 unauthorized
+├── Forbidden                 403 forbidden
+├── NotFound                  404 notFound
+│   └── DeploymentNotFound    404 DeploymentNotFound
+├── Conflict                  409 conflict
+│   ├── WrongState            409 unexpectedEntityState
+│   └── ModelDeployed         409 conflict
+├── TooLarge                  413 invalidPayload
+├── TooManyRequests           429 tooManyRequests
+├── EngineUnavailable         503 DeploymentNotReady
+└── StorageFull               507 internalFailure
+
+A class's docstring is its message when none is given. Codes are those of contract.md 1.1, 3.6 and 4.7; which JSON
+shape they take (classic, v1 or ARM) is decided in api/wire.py alone.
+"""
+
+from typing import ClassVar
+
+
+class TuneryError(Exception):
+    """Something went wrong inside the service. The log holds the details; please try again."""
+
+    status: ClassVar[int] = 500
+    code: str = "internalFailure"
+    retryable: ClassVar[bool | None] = None
+    """Sent as x-should-retry where not None: SDKs retry 409 and 5xx on their own otherwise."""
+
+    def __init__(self, message: str | None = None, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+        self.param = param
+        self.code = code or self.code
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+class InvalidRequest(TuneryError):
+    """The request isn't valid."""
+
+    status = 400
+    code = "invalidPayload"
+
+
+class OperationNotSupported(InvalidRequest):
+    """The operation doesn't work with this model. Choose another one."""
+
+    code = "OperationNotSupported"
+
+
+class ContextOverflow(InvalidRequest):
+    """The prompt and the requested answer are longer than the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class QuotaExceeded(InvalidRequest):
+    """A limit of this account is reached."""
+
+    code = "quotaExceeded"
+
+
+class Unauthorized(TuneryError):
+    """Access denied due to invalid subscription key. Send the account's key as api-key, or a bearer token."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(TuneryError):
+    """The caller has no right to do this here."""
+
+    status = 403
+    code = "forbidden"
+
+
+class NotFound(TuneryError):
+    """Resource not found."""
+
+    status = 404
+    code = "notFound"
+
+
+class DeploymentNotFound(NotFound):
+    """The API deployment for this resource does not exist. If you created it in the last 5 minutes, wait and retry."""
+
+    code = "DeploymentNotFound"
+
+
+class Conflict(TuneryError):
+    """The request conflicts with the state of the resource."""
+
+    status = 409
+    code = "conflict"
+    retryable = False
+
+
+class WrongState(Conflict):
+    """The resource isn't in a state that allows this."""
+
+    code = "unexpectedEntityState"
+
+
+class ModelDeployed(Conflict):
+    """The model has a deployment. Delete the deployment first."""
+
+
+class TooLarge(TuneryError):
+    """The upload is larger than allowed."""
+
+    status = 413
+    code = "invalidPayload"
+
+
+class TooManyRequests(TuneryError):
+    """Too many requests. Please retry after a moment."""
+
+    status = 429
+    code = "tooManyRequests"
+
+
+class EngineUnavailable(TuneryError):
+    """The model isn't loaded yet or its engine is restarting. Please retry after a moment."""
+
+    status = 503
+    code = "DeploymentNotReady"
+
+
+class StorageFull(TuneryError):
+    """The disk is full: nothing of this request was kept. Free some space and send it again."""
+
+    status = 507
+    retryable = False
