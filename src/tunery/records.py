@@ -1,0 +1,243 @@
+"""The nouns of the service, frozen: what a row says once it is read. Which state may follow which is decided here."""
+
+import secrets
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class FileStatus(StrEnum):
+    PENDING = "pending"  # stored; waits for its check
+    RUNNING = "running"  # a worker reads it
+    PROCESSED = "processed"  # fit for use
+    ERROR = "error"  # status_details says why
+
+
+class JobStatus(StrEnum):
+    """A job's life; the transition beside each member is what leads there."""
+
+    PENDING = "pending"  # created
+    RUNNING = "running"  # claimed by a worker
+    PAUSING = "pausing"  # running, asked to pause
+    PAUSED = "paused"  # the trainer wrote its state and left
+    RESUMING = "resuming"  # paused, asked to go on: waits for a worker like pending
+    SUCCEEDED = "succeeded"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.CANCELLED, JobStatus.FAILED})
+WAITING = frozenset({JobStatus.PENDING, JobStatus.RESUMING})
+HELD = frozenset({JobStatus.RUNNING, JobStatus.PAUSING})
+"""States in which a worker holds a lease on the job."""
+
+MOVES: dict[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.PENDING: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED}),
+    JobStatus.RUNNING: frozenset({JobStatus.PAUSING, *TERMINAL}),
+    JobStatus.PAUSING: frozenset({JobStatus.PAUSED, *TERMINAL}),
+    JobStatus.PAUSED: frozenset({JobStatus.RESUMING, JobStatus.CANCELLED}),
+    JobStatus.RESUMING: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED}),
+    JobStatus.SUCCEEDED: frozenset(),
+    JobStatus.CANCELLED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+}
+
+
+class UploadStatus(StrEnum):
+    PENDING = "pending"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class DeploymentState(StrEnum):
+    """provisioningState, as ARM spells it."""
+
+    CREATING = "Creating"  # wanted; the engine hasn't answered yet
+    SUCCEEDED = "Succeeded"  # the engine loaded the adapter and agreed with the trainer's probe
+    FAILED = "Failed"  # it did not; `error` says why
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Times are Unix seconds; ids are those of the wire."""
+
+
+class Account(Record):
+    """What Azure calls an OpenAI resource. Data, jobs, models and deployments belong to exactly one."""
+
+    id: int
+    subscription_id: str
+    resource_group: str
+    name: str
+    location: str
+    created_at: int
+    key_generations: tuple[int, int] = (1, 1)
+    """Keys are derived from the service's secret and this counter; see access.py."""
+
+    @property
+    def arm_id(self) -> str:
+        return (
+            f"/subscriptions/{self.subscription_id}/resourceGroups/{self.resource_group}"
+            f"/providers/Microsoft.CognitiveServices/accounts/{self.name}"
+        )
+
+
+class File(Record):
+    id: str
+    account_id: int
+    purpose: str
+    filename: str
+    bytes: int
+    blob: str
+    """Key of the content in the blob store."""
+    created_at: int
+    status: FileStatus
+    status_details: str | None = None
+    expires_at: int | None = None
+    format: str | None = None
+    """chat, completion or preference, once checked."""
+    examples: int | None = None
+    findings: int = 0
+    """Errors and warnings of the check; the list itself lies in the blob `findings_blob`."""
+    findings_blob: str | None = None
+
+
+class Upload(Record):
+    id: str
+    account_id: int
+    purpose: str
+    filename: str
+    bytes: int
+    mime_type: str
+    created_at: int
+    expires_at: int
+    status: UploadStatus
+    file_id: str | None = None
+
+
+class Part(Record):
+    id: str
+    upload_id: str
+    bytes: int
+    blob: str
+    created_at: int
+
+
+class Job(Record):
+    """A job is a row: the API writes it, a worker settles it, nobody else knows."""
+
+    id: str
+    account_id: int
+    created_at: int
+    status: JobStatus
+    model: str
+    """As the caller named it: a base, a tuned model or a checkpoint."""
+    base: str
+    """Name of the base the weights come from."""
+    training_file: str
+    validation_file: str | None = None
+    requested: dict[str, Any]
+    """Hyperparameters as asked for; -1 is automatic."""
+    resolved: dict[str, Any] | None = None
+    """n_epochs, batch_size, learning_rate_multiplier, learning_rate once a worker has seen the data."""
+    method: dict[str, Any] | None = None
+    suffix: str | None = None
+    seed: int
+    metadata: dict[str, str] | None = None
+    integrations: list[Any] | None = None
+    training_type: str | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    estimated_finish: int | None = None
+    trained_tokens: int | None = None
+    total_steps: int | None = None
+    step: int = 0
+    result_file: str | None = None
+    fine_tuned_model: str | None = None
+    error: dict[str, Any] | None = None
+    lease_token: int = 0
+    """Rises with each claim; a write that carries an older one is refused."""
+    lease_owner: str | None = None
+    lease_until: float | None = None
+    state_dir: str | None = None
+    """The newest resumable training state."""
+
+    @property
+    def output_name(self) -> str:
+        """Name of the tuned model: base.ft-<job hex>[-suffix]."""
+        tail = f"-{self.suffix}" if self.suffix else ""
+        return f"{self.base_label}.ft-{self.id.removeprefix('ftjob-')}{tail}"
+
+    @property
+    def base_label(self) -> str:
+        """The base as the caller spells it: an alias stays an alias through continuous tuning."""
+        return self.model.split(".ft-", 1)[0]
+
+
+class Event(Record):
+    id: str
+    job_id: str
+    created_at: int
+    level: str
+    message: str
+    type: str = "message"
+    data: dict[str, Any] | None = None
+
+
+class Checkpoint(Record):
+    id: str
+    job_id: str
+    account_id: int
+    created_at: int
+    step: int
+    name: str
+    """What it is deployed and tuned on as: the model's name, with :ckpt-step-N except for the final one."""
+    adapter: str
+    """Digest of the adapter; its blobs lie under adapters/<digest>/."""
+    metrics: dict[str, Any]
+
+
+class Model(Record):
+    """A tuned model. Base models aren't rows; the catalog names them."""
+
+    name: str
+    account_id: int
+    base: str
+    parent: str
+    """What it was tuned from: a base, a tuned model or a checkpoint."""
+    job_id: str
+    adapter: str
+    created_at: int
+
+
+class Deployment(Record):
+    account_id: int
+    name: str
+    model: str
+    """A tuned model, a checkpoint or a base, as asked for."""
+    model_format: str = "OpenAI"
+    model_version: str = "1"
+    source: str | None = None
+    base: str
+    adapter: str | None
+    """Digest, or None where a base itself is deployed."""
+    sku_name: str = "Standard"
+    capacity: int = 1
+    tags: dict[str, str] | None = None
+    state: DeploymentState
+    error: str | None = None
+    etag: str
+    created_at: int
+    updated_at: int
+    created_by: str
+    last_used_at: int | None = None
+
+
+def may_move(old: JobStatus, new: JobStatus) -> bool:
+    return new in MOVES[old]
+
+
+def new_id(prefix: str) -> str:
+    """A fresh wire id: file-, ftjob-, ftevent-, ftchkpt-, upload_ ... and 32 hex digits."""
+    return prefix + secrets.token_hex(16)

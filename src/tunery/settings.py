@@ -1,0 +1,106 @@
+"""Every option once. The only reader of the environment; unknown keys are refused.
+
+Values come from, later wins: the defaults below, `tunery.toml` in the home folder, TUNERY_<NAME> variables, and what
+the command line gives.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tunery.errors import InvalidRequest
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sizes in bytes, times in seconds."""
+
+    home: Path = Path(".tunery")
+    """Everything this service keeps: database, blobs, keys, work folders."""
+    models: Path = Path("~/.cache/tunery/models")
+    """Base models, one folder each; may be shared between services."""
+    host: str = "127.0.0.1"
+    port: int = 8080
+    tls_port: int = 8443
+    """0 turns the TLS port, and with it the control plane for az and SDKs, off."""
+    database: str = ""
+    """SQLAlchemy URL; empty: SQLite in the home folder."""
+
+    subscription_id: str = ""
+    """Of the account made at the first start; empty: random."""
+    resource_group: str = "tunery"
+    account: str = "tunery"
+    location: str = "local"
+    tenant_id: str = ""
+
+    device: str = "cpu"
+    training_threads: int = 2
+    serving_threads: int = 2
+    lease_seconds: float = 15.0
+    """A worker silent for this long loses its job to another."""
+    save_every: int = 20
+    """Training steps between two resumable states."""
+
+    max_file_bytes: int = 512 * 1024 * 1024
+    max_upload_bytes: int = 9 * 1024**3
+    max_files: int = 50
+    """Training data files of an account; result files don't count."""
+    max_total_bytes: int = 16 * 1024**3
+    max_running_jobs: int = 1
+    max_queued_jobs: int = 20
+    max_deployments: int = 32
+    max_body_bytes: int = 16 * 1024 * 1024
+    """Of a JSON request."""
+    upload_seconds: int = 2 * 3600
+    token_seconds: int = 12 * 3600
+    """Life of the ARM token that `tunery env` prints."""
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.home.resolve() / 'tunery.sqlite'}"
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def tls_endpoint(self) -> str:
+        return f"https://localhost:{self.tls_port}"
+
+
+def load(*, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
+    """Settings for a process. `given` holds command-line values; None means not given."""
+    given = {key: value for key, value in given.items() if value is not None}
+    variables = {
+        key.removeprefix("TUNERY_").lower(): value
+        for key, value in (os.environ if environ is None else environ).items()
+        if key.startswith("TUNERY_") and key not in PRINTED_BY_ENV
+    }
+    home = Path(given.get("home") or variables.get("home") or Settings().home).expanduser()
+    written: dict[str, Any] = {}
+    path = home / "tunery.toml"
+    if path.is_file():
+        written = tomllib.loads(path.read_text("utf-8"))
+    try:
+        settings = msgspec.convert({**written, **variables, **given, "home": home}, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"Settings ({path} and TUNERY_* variables): {error}") from error
+    return msgspec.structs.replace(settings, models=settings.models.expanduser())
+
+
+PRINTED_BY_ENV = frozenset(
+    {
+        "TUNERY_ARM_ENDPOINT",
+        "TUNERY_ARM_TOKEN",
+        "TUNERY_SUBSCRIPTION_ID",
+        "TUNERY_RESOURCE_GROUP",
+        "TUNERY_ACCOUNT",
+        "TUNERY_TENANT_ID",
+        "TUNERY_CLIENT_ID",
+        "TUNERY_CLIENT_SECRET",
+    }
+)
+"""What `tunery env` exports for clients; in the same shell they must not re-configure a service."""

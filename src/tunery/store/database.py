@@ -1,0 +1,289 @@
+"""Tables, connections and the way from a row to a record. Schema changes are Alembic revisions in migrations/."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import alembic.command
+import alembic.config
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.types import TypeDecorator
+
+RecordT = TypeVar("RecordT", bound=msgspec.Struct)
+
+
+class Json(TypeDecorator[Any]):
+    """JSON kept as text: the same bytes in SQLite and PostgreSQL."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:  # noqa: ARG002 (SQLAlchemy's signature)
+        return None if value is None else msgspec.json.encode(value).decode()
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:  # noqa: ARG002
+        return None if value is None else msgspec.json.decode(value)
+
+
+schema = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _account() -> sa.Column[Any]:
+    return sa.Column("account_id", sa.ForeignKey("accounts.id"), nullable=False)
+
+
+accounts = sa.Table(
+    "accounts",
+    schema,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("subscription_id", sa.String(64), nullable=False),
+    sa.Column("resource_group", sa.String(90), nullable=False),
+    sa.Column("name", sa.String(64), nullable=False, unique=True),
+    sa.Column("location", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("key_generations", Json, nullable=False),
+    sa.Column("key1_hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("key2_hash", sa.String(64), nullable=False, unique=True),
+)
+
+files = sa.Table(
+    "files",
+    schema,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    _account(),
+    sa.Column("purpose", sa.String(32), nullable=False),
+    sa.Column("filename", sa.Text, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("blob", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("status_details", sa.Text),
+    sa.Column("expires_at", sa.Integer),
+    sa.Column("format", sa.String(16)),
+    sa.Column("examples", sa.Integer),
+    sa.Column("findings", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("findings_blob", sa.Text),
+    sa.Column("lease_token", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("lease_until", sa.Float),
+    sa.Index("ix_files_account", "account_id", "seq"),
+    sa.Index("ix_files_status", "status"),
+)
+
+uploads = sa.Table(
+    "uploads",
+    schema,
+    sa.Column("id", sa.String(64), primary_key=True),
+    _account(),
+    sa.Column("purpose", sa.String(32), nullable=False),
+    sa.Column("filename", sa.Text, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("mime_type", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("expires_at", sa.Integer, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("file_id", sa.String(64)),
+)
+
+parts = sa.Table(
+    "upload_parts",
+    schema,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("upload_id", sa.ForeignKey("uploads.id"), nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("blob", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Index("ix_upload_parts_upload", "upload_id"),
+)
+
+jobs = sa.Table(
+    "jobs",
+    schema,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    _account(),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("base", sa.Text, nullable=False),
+    sa.Column("training_file", sa.String(64), nullable=False),
+    sa.Column("validation_file", sa.String(64)),
+    sa.Column("requested", Json, nullable=False),
+    sa.Column("resolved", Json),
+    sa.Column("method", Json),
+    sa.Column("suffix", sa.String(64)),
+    sa.Column("seed", sa.Integer, nullable=False),
+    sa.Column("metadata", Json),
+    sa.Column("integrations", Json),
+    sa.Column("training_type", sa.String(32)),
+    sa.Column("started_at", sa.Integer),
+    sa.Column("finished_at", sa.Integer),
+    sa.Column("estimated_finish", sa.Integer),
+    sa.Column("trained_tokens", sa.BigInteger),
+    sa.Column("total_steps", sa.Integer),
+    sa.Column("step", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("result_file", sa.String(64)),
+    sa.Column("fine_tuned_model", sa.Text),
+    sa.Column("error", Json),
+    sa.Column("lease_token", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("lease_owner", sa.Text),
+    sa.Column("lease_until", sa.Float),
+    sa.Column("state_dir", sa.Text),
+    sa.Column("idempotency_key", sa.Text),
+    sa.Column("idempotency_hash", sa.String(64)),
+    sa.UniqueConstraint("account_id", "idempotency_key", name="uq_jobs_idempotency"),
+    sa.Index("ix_jobs_account", "account_id", "seq"),
+    sa.Index("ix_jobs_status", "status"),
+)
+
+events = sa.Table(
+    "events",
+    schema,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("job_id", sa.String(64), nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("level", sa.String(16), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("type", sa.String(16), nullable=False),
+    sa.Column("data", Json),
+    # The key says what happened (`step:10`): steps repeated after a crash don't say it twice.
+    sa.UniqueConstraint("job_id", "key", name="uq_events_key"),
+    sa.Index("ix_events_job", "job_id", "seq"),
+)
+
+metrics = sa.Table(
+    "metrics",
+    schema,
+    sa.Column("job_id", sa.String(64), primary_key=True),
+    sa.Column("step", sa.Integer, primary_key=True),
+    sa.Column("values", Json, nullable=False),
+)
+
+checkpoints = sa.Table(
+    "checkpoints",
+    schema,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("job_id", sa.String(64), nullable=False),
+    _account(),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("adapter", sa.String(64), nullable=False),
+    sa.Column("metrics", Json, nullable=False),
+    sa.UniqueConstraint("job_id", "step", name="uq_checkpoints_step"),
+    sa.Index("ix_checkpoints_name", "account_id", "name"),
+)
+
+models = sa.Table(
+    "models",
+    schema,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    _account(),
+    sa.Column("base", sa.Text, nullable=False),
+    sa.Column("parent", sa.Text, nullable=False),
+    sa.Column("job_id", sa.String(64), nullable=False),
+    sa.Column("adapter", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.UniqueConstraint("account_id", "name", name="uq_models_name"),
+)
+
+deployments = sa.Table(
+    "deployments",
+    schema,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    _account(),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("name_folded", sa.String(64), nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("custom_model", sa.Text),
+    sa.Column("model_format", sa.String(32), nullable=False),
+    sa.Column("model_version", sa.String(32), nullable=False),
+    sa.Column("source", sa.Text),
+    sa.Column("base", sa.Text, nullable=False),
+    sa.Column("adapter", sa.String(64)),
+    sa.Column("sku_name", sa.String(64), nullable=False),
+    sa.Column("capacity", sa.Integer, nullable=False),
+    sa.Column("tags", Json),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("etag", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("updated_at", sa.Integer, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("last_used_at", sa.Integer),
+    sa.UniqueConstraint("account_id", "name_folded", name="uq_deployments_name"),
+    # NULL for a deployed base, which may be deployed any number of times.
+    sa.UniqueConstraint("account_id", "custom_model", name="uq_deployments_model"),
+)
+
+
+class Database:
+    """Short transactions over one SQLAlchemy engine; SQLite in WAL mode with synchronous=FULL, or PostgreSQL."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._engine = _engine(url)
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction that may write: it holds SQLite's write lock from the start, so it never has to be retried."""
+        with self._engine.begin() as connection:
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self._engine.connect() as connection:
+            yield connection
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest revision; old data folders open in newer versions."""
+        config = alembic.config.Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self._engine.connect() as connection:
+            config.attributes["connection"] = connection
+            alembic.command.upgrade(config, "head")
+            connection.commit()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by `Database.begin`, not guessed by the driver
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def one(connection: Connection, kind: type[RecordT], query: sa.Executable) -> RecordT | None:
+    """The first row as a record, or None."""
+    row = connection.execute(query).mappings().first()
+    return None if row is None else msgspec.convert(dict(row), kind)
+
+
+def many(connection: Connection, kind: type[RecordT], query: sa.Executable) -> list[RecordT]:
+    return [msgspec.convert(dict(row), kind) for row in connection.execute(query).mappings()]

@@ -1,0 +1,202 @@
+"""The schema of 0.1.0."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "accounts",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("subscription_id", sa.String(length=64), nullable=False),
+        sa.Column("resource_group", sa.String(length=90), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("location", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.Integer(), nullable=False),
+        sa.Column("key_generations", sa.Text(), nullable=False),
+        sa.Column("key1_hash", sa.String(length=64), nullable=False),
+        sa.Column("key2_hash", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_accounts")),
+        sa.UniqueConstraint("key1_hash", name=op.f("uq_accounts_key1_hash")),
+        sa.UniqueConstraint("key2_hash", name=op.f("uq_accounts_key2_hash")),
+        sa.UniqueConstraint("name", name=op.f("uq_accounts_name")),
+    )
+    op.create_table(
+        "events",
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("job_id", sa.String(length=64), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Integer(), nullable=False),
+        sa.Column("level", sa.String(length=16), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("type", sa.String(length=16), nullable=False),
+        sa.Column("data", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_events")),
+        sa.UniqueConstraint("id", name=op.f("uq_events_id")),
+        sa.UniqueConstraint("job_id", "key", name="uq_events_key"),
+    )
+    op.create_index("ix_events_job", "events", ["job_id", "seq"], unique=False)
+    op.create_table(
+        "metrics",
+        sa.Column("job_id", sa.String(length=64), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("values", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("job_id", "step", name=op.f("pk_metrics")),
+    )
+    op.create_table(
+        "checkpoints",
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("job_id", sa.String(length=64), nullable=False),
+        sa.Column("account_id", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.Integer(), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("adapter", sa.String(length=64), nullable=False),
+        sa.Column("metrics", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_checkpoints_account_id")),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_checkpoints")),
+        sa.UniqueConstraint("id", name=op.f("uq_checkpoints_id")),
+        sa.UniqueConstraint("job_id", "step", name="uq_checkpoints_step"),
+    )
+    op.create_index("ix_checkpoints_name", "checkpoints", ["account_id", "name"], unique=False)
+    op.create_table(
+        "deployments",
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("account_id", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("name_folded", sa.String(length=64), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("custom_model", sa.Text(), nullable=True),
+        sa.Column("model_format", sa.String(length=32), nullable=False),
+        sa.Column("model_version", sa.String(length=32), nullable=False),
+        sa.Column("source", sa.Text(), nullable=True),
+        sa.Column("base", sa.Text(), nullable=False),
+        sa.Column("adapter", sa.String(length=64), nullable=True),
+        sa.Column("sku_name", sa.String(length=64), nullable=False),
+        sa.Column("capacity", sa.Integer(), nullable=False),
+        sa.Column("tags", sa.Text(), nullable=True),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("etag", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.Integer(), nullable=False),
+        sa.Column("updated_at", sa.Integer(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("last_used_at", sa.Integer(), nullable=True),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_deployments_account_id")),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_deployments")),
+        sa.UniqueConstraint("account_id", "custom_model", name="uq_deployments_model"),
+        sa.UniqueConstraint("account_id", "name_folded", name="uq_deployments_name"),
+    )
+    op.create_table(
+        "files",
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("account_id", sa.Integer(), nullable=False),
+        sa.Column("purpose", sa.String(length=32), nullable=False),
+        sa.Column("filename", sa.Text(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("blob", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Integer(), nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("status_details", sa.Text(), nullable=True),
+        sa.Column("expires_at", sa.Integer(), nullable=True),
+        sa.Column("format", sa.String(length=16), nullable=True),
+        sa.Column("examples", sa.Integer(), nullable=True),
+        sa.Column("findings", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("findings_blob", sa.Text(), nullable=True),
+        sa.Column("lease_token", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("lease_until", sa.Float(), nullable=True),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_files_account_id")),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_files")),
+        sa.UniqueConstraint("id", name=op.f("uq_files_id")),
+    )
+    op.create_index("ix_files_account", "files", ["account_id", "seq"], unique=False)
+    op.create_index("ix_files_status", "files", ["status"], unique=False)
+    op.create_table(
+        "jobs",
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("account_id", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.Integer(), nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("base", sa.Text(), nullable=False),
+        sa.Column("training_file", sa.String(length=64), nullable=False),
+        sa.Column("validation_file", sa.String(length=64), nullable=True),
+        sa.Column("requested", sa.Text(), nullable=False),
+        sa.Column("resolved", sa.Text(), nullable=True),
+        sa.Column("method", sa.Text(), nullable=True),
+        sa.Column("suffix", sa.String(length=64), nullable=True),
+        sa.Column("seed", sa.Integer(), nullable=False),
+        sa.Column("metadata", sa.Text(), nullable=True),
+        sa.Column("integrations", sa.Text(), nullable=True),
+        sa.Column("training_type", sa.String(length=32), nullable=True),
+        sa.Column("started_at", sa.Integer(), nullable=True),
+        sa.Column("finished_at", sa.Integer(), nullable=True),
+        sa.Column("estimated_finish", sa.Integer(), nullable=True),
+        sa.Column("trained_tokens", sa.BigInteger(), nullable=True),
+        sa.Column("total_steps", sa.Integer(), nullable=True),
+        sa.Column("step", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("result_file", sa.String(length=64), nullable=True),
+        sa.Column("fine_tuned_model", sa.Text(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("lease_token", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("lease_owner", sa.Text(), nullable=True),
+        sa.Column("lease_until", sa.Float(), nullable=True),
+        sa.Column("state_dir", sa.Text(), nullable=True),
+        sa.Column("idempotency_key", sa.Text(), nullable=True),
+        sa.Column("idempotency_hash", sa.String(length=64), nullable=True),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_jobs_account_id")),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_jobs")),
+        sa.UniqueConstraint("account_id", "idempotency_key", name="uq_jobs_idempotency"),
+        sa.UniqueConstraint("id", name=op.f("uq_jobs_id")),
+    )
+    op.create_index("ix_jobs_account", "jobs", ["account_id", "seq"], unique=False)
+    op.create_index("ix_jobs_status", "jobs", ["status"], unique=False)
+    op.create_table(
+        "models",
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("account_id", sa.Integer(), nullable=False),
+        sa.Column("base", sa.Text(), nullable=False),
+        sa.Column("parent", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.String(length=64), nullable=False),
+        sa.Column("adapter", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_models_account_id")),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_models")),
+        sa.UniqueConstraint("account_id", "name", name="uq_models_name"),
+    )
+    op.create_table(
+        "uploads",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("account_id", sa.Integer(), nullable=False),
+        sa.Column("purpose", sa.String(length=32), nullable=False),
+        sa.Column("filename", sa.Text(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("mime_type", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Integer(), nullable=False),
+        sa.Column("expires_at", sa.Integer(), nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("file_id", sa.String(length=64), nullable=True),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_uploads_account_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
+    )
+    op.create_table(
+        "upload_parts",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("upload_id", sa.String(length=64), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("blob", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["upload_id"], ["uploads.id"], name=op.f("fk_upload_parts_upload_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_upload_parts")),
+    )
+    op.create_index("ix_upload_parts_upload", "upload_parts", ["upload_id"], unique=False)
