@@ -166,11 +166,10 @@ class Files:
     def claim_check(self, *, lease_seconds: float) -> Claim | None:
         """The next training file that waits for its check, or whose checker's lease ran out."""
         now = self._store.clock()
-        waiting = sa.or_(
-            files.c.status == FileStatus.PENDING,
-            sa.and_(files.c.status == FileStatus.RUNNING, files.c.lease_until < now),
-        )
-        first = sa.select(files.c.seq).where(waiting).order_by(files.c.seq).limit(1).with_for_update(skip_locked=True)
+        queued = files.alias("queued")
+        orphaned = sa.and_(queued.c.status == FileStatus.RUNNING, queued.c.lease_until < now)
+        waiting = sa.or_(queued.c.status == FileStatus.PENDING, orphaned)
+        first = sa.select(queued.c.seq).where(waiting).order_by(queued.c.seq).limit(1).with_for_update(skip_locked=True)
         query = (
             sa.update(files)
             .where(files.c.seq == first.scalar_subquery())

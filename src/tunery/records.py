@@ -134,7 +134,7 @@ class Job(Record):
     model: str
     """As the caller named it: a base, a tuned model or a checkpoint."""
     base: str
-    """Name of the base the weights come from."""
+    """The base under the name the caller knows it by: an alias stays one through continuous tuning."""
     training_file: str
     validation_file: str | None = None
     requested: dict[str, Any]
@@ -167,12 +167,7 @@ class Job(Record):
     def output_name(self) -> str:
         """Name of the tuned model: base.ft-<job hex>[-suffix]."""
         tail = f"-{self.suffix}" if self.suffix else ""
-        return f"{self.base_label}.ft-{self.id.removeprefix('ftjob-')}{tail}"
-
-    @property
-    def base_label(self) -> str:
-        """The base as the caller spells it: an alias stays an alias through continuous tuning."""
-        return self.model.split(".ft-", 1)[0]
+        return f"{self.base}.ft-{self.id.removeprefix('ftjob-')}{tail}"
 
 
 class Event(Record):

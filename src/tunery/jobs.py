@@ -1,0 +1,338 @@
+"""Fine-tuning jobs as users see them: create, look at, cancel, pause, resume, delete. Writes rows, never trains."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from tunery import recipe
+from tunery.catalog import Catalog, Target
+from tunery.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, WrongState
+from tunery.files import TRAINING, Files
+from tunery.messages import StepMetrics
+from tunery.records import (
+    TERMINAL,
+    WAITING,
+    Checkpoint,
+    Event,
+    File,
+    FileStatus,
+    Job,
+    JobStatus,
+    may_move,
+    new_id,
+)
+from tunery.settings import Settings
+from tunery.store import Store
+from tunery.store.database import RecordT, checkpoints, deployments, events, jobs, many, metrics, models, one
+
+RESULT_COLUMNS = (
+    "step",
+    "train_loss",
+    "training_accuracy",
+    "train_mean_token_accuracy",
+    "valid_loss",
+    "valid_accuracy",
+    "validation_mean_token_accuracy",
+    "valid_mean_token_accuracy",
+    "full_valid_loss",
+    "full_valid_mean_token_accuracy",
+)
+"""The guide's seven columns in its order, then the names that the service's own clients read (contract.md 2.7)."""
+
+
+class NewJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A create request, field by field as on the wire; types are checked, meaning isn't yet."""
+
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    hyperparameters: dict[str, Any] | None = None
+    method: dict[str, Any] | None = None
+    suffix: str | None = None
+    seed: int | None = None
+    metadata: dict[str, str] | None = None
+    integrations: list[Any] | None = None
+    trainingType: str | int | None = None
+    prompt_loss_weight: float | None = None
+
+
+class Jobs:
+    """Jobs of all accounts; every call names the account it acts for."""
+
+    def __init__(self, store: Store, settings: Settings, catalog: Catalog, files: Files) -> None:
+        self._store = store
+        self._settings = settings
+        self._catalog = catalog
+        self._files = files
+
+    def create(self, account_id: int, wanted: NewJob, *, idempotency_key: str | None = None) -> Job:
+        """Check everything that can be known now, and queue the job.
+
+        Raises:
+            InvalidRequest: with the parameter that is wrong; QuotaExceeded: the queue is full; Conflict: the
+            idempotency key was used for a different request.
+        """
+        digest = hashlib.sha256(msgspec.json.encode(wanted, order="sorted")).hexdigest()
+        if idempotency_key is not None:
+            earlier = self._by_idempotency_key(account_id, idempotency_key, digest)
+            if earlier is not None:
+                return earlier
+        target = self._catalog.find(account_id, wanted.model)
+        self._check_files(account_id, wanted, target)
+        row = {
+            **self._row(account_id, wanted, target),
+            "idempotency_key": idempotency_key,
+            "idempotency_hash": digest,
+        }
+        try:
+            with self._store.database.begin() as connection:
+                ahead = self._refuse_over_quota(connection, account_id)
+                connection.execute(sa.insert(jobs).values(row))
+                waits = "" if ahead == 0 else f" Waiting for {ahead} job{'s' if ahead > 1 else ''} ahead."
+                add_event(connection, self._store, str(row["id"]), key="enqueued", message=f"Job enqueued.{waits}")
+        except sa.exc.IntegrityError:
+            # Two equal requests at once: the unique key let one through, both get its row.
+            earlier = self._by_idempotency_key(account_id, idempotency_key or "", digest)
+            if earlier is None:
+                raise
+            return earlier
+        return self.get(account_id, str(row["id"]))
+
+    def get(self, account_id: int, job_id: str) -> Job:
+        with self._store.database.read() as connection:
+            return _job(connection, account_id, job_id)
+
+    def list(
+        self, account_id: int, *, after: str | None = None, limit: int = 20, metadata: dict[str, str] | None = None
+    ) -> tuple[list[Job], bool]:
+        """A page of jobs, newest first, and whether more follow."""
+        query = sa.select(jobs).where(jobs.c.account_id == account_id)
+        with self._store.database.read() as connection:
+            page, more = _page(connection, Job, query, after=after, limit=limit if not metadata else 1_000_000)
+        if metadata:
+            page = [job for job in page if metadata.items() <= (job.metadata or {}).items()]
+            page, more = page[:limit], len(page) > limit
+        return page, more
+
+    def events(self, job: Job, *, after: str | None = None, limit: int = 20) -> tuple[list[Event], bool]:
+        query = sa.select(events).where(events.c.job_id == job.id)
+        with self._store.database.read() as connection:
+            return _page(connection, Event, query, after=after, limit=limit)
+
+    def checkpoints(self, job: Job, *, after: str | None = None, limit: int = 10) -> tuple[list[Checkpoint], bool]:
+        query = sa.select(checkpoints).where(checkpoints.c.job_id == job.id)
+        with self._store.database.read() as connection:
+            return _page(connection, Checkpoint, query, after=after, limit=limit)
+
+    def cancel(self, account_id: int, job_id: str) -> Job:
+        """At once, whatever the worker does or whether there is one: its next write is refused."""
+        now = self._store.now()
+        return self._move(
+            account_id,
+            job_id,
+            JobStatus.CANCELLED,
+            "Job cancelled.",
+            finished_at=now,
+            lease_owner=None,
+            lease_until=None,
+            estimated_finish=None,
+        )
+
+    def pause(self, account_id: int, job_id: str) -> Job:
+        """Ask the worker to stop after its step; the job is `pausing` until it has, then `paused` and deployable."""
+        job = self.get(account_id, job_id)
+        if job.status == JobStatus.RUNNING and job.step < 1:
+            raise WrongState(f"The job '{job_id}' hasn't trained a step yet. Pause it once it has.")
+        return self._move(account_id, job_id, JobStatus.PAUSING, "Pause requested.")
+
+    def resume(self, account_id: int, job_id: str) -> Job:
+        return self._move(account_id, job_id, JobStatus.RESUMING, "Resume requested.")
+
+    def delete(self, account_id: int, job_id: str) -> None:
+        """Forget a finished job with its events and metrics. Its files stay; its model goes with it.
+
+        Raises:
+            WrongState: it isn't finished; ModelDeployed: its model is deployed.
+        """
+        with self._store.database.read() as connection:
+            job = _job(connection, account_id, job_id)
+            if job.status not in TERMINAL:
+                raise WrongState(f"The job '{job_id}' is {job.status}. Cancel it or wait for its end.")
+            model = connection.execute(sa.select(models.c.name).where(models.c.job_id == job_id)).scalar()
+            serving = connection.execute(
+                sa.select(deployments.c.name).where(
+                    deployments.c.account_id == account_id, deployments.c.custom_model == job.output_name
+                )
+            ).scalar()
+        if serving is not None and model is None:
+            raise Conflict(f"The deployment '{serving}' serves a checkpoint of this job. Delete the deployment first.")
+        if model is not None:
+            self._catalog.delete(account_id, model)
+        with self._store.database.begin() as connection:
+            for table in (events, metrics, checkpoints):
+                connection.execute(sa.delete(table).where(table.c.job_id == job_id))
+            connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
+
+    def metrics(self, job_id: str) -> list[StepMetrics]:
+        with self._store.database.read() as connection:
+            return step_metrics(connection, job_id)
+
+    def _check_files(self, account_id: int, wanted: NewJob, target: Target) -> None:
+        for param in ("training_file", "validation_file"):
+            file_id = getattr(wanted, param)
+            if file_id is None:
+                continue
+            try:
+                file = self._files.get(account_id, file_id)
+            except NotFound as error:
+                raise InvalidRequest(f"The {param} '{file_id}' does not exist.", param=param) from error
+            refuse_unfit(file, target, param)
+
+    def _row(self, account_id: int, wanted: NewJob, target: Target) -> dict[str, Any]:
+        requested = recipe.parse(wanted.hyperparameters, wanted.method, base=target.base.model)
+        recipe.check_metadata(wanted.metadata)
+        recipe.validate_suffix(wanted.suffix)
+        if wanted.prompt_loss_weight not in (None, 0, 0.0):
+            raise InvalidRequest(
+                "prompt_loss_weight has to be 0: loss falls on answers alone.", param="prompt_loss_weight"
+            )
+        return {
+            "id": new_id("ftjob-"),
+            "account_id": account_id,
+            "created_at": self._store.now(),
+            "status": JobStatus.PENDING,
+            "model": target.name,
+            "base": target.base.name,
+            "training_file": wanted.training_file,
+            "validation_file": wanted.validation_file,
+            "requested": msgspec.to_builtins(requested),
+            "method": wanted.method,
+            "suffix": wanted.suffix,
+            "seed": recipe.seed(wanted.seed),
+            "metadata": wanted.metadata,
+            "integrations": wanted.integrations,
+            "training_type": None if wanted.trainingType is None else str(wanted.trainingType),
+        }
+
+    def _refuse_over_quota(self, connection: Connection, account_id: int) -> int:
+        """How many jobs are ahead. Raises QuotaExceeded."""
+        count = sa.func.count()
+        mine = jobs.c.account_id == account_id
+        waiting = connection.execute(sa.select(count).where(mine, jobs.c.status.in_(WAITING))).scalar_one()
+        if waiting >= self._settings.max_queued_jobs:
+            raise QuotaExceeded(
+                f"{waiting} jobs of this account wait already; {self._settings.max_queued_jobs} may. "
+                "Cancel one or wait for one to start."
+            )
+        return connection.execute(
+            sa.select(count).where(mine, jobs.c.status.not_in((*TERMINAL, JobStatus.PAUSED)))
+        ).scalar_one()
+
+    def _by_idempotency_key(self, account_id: int, key: str, digest: str) -> Job | None:
+        query = sa.select(jobs).where(jobs.c.account_id == account_id, jobs.c.idempotency_key == key)
+        with self._store.database.read() as connection:
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            return None
+        if row["idempotency_hash"] != digest:
+            raise Conflict("This Idempotency-Key was used for a different request. Use a new one.")
+        return msgspec.convert(dict(row), Job)
+
+    def _move(self, account_id: int, job_id: str, status: JobStatus, message: str, **values: Any) -> Job:
+        with self._store.database.begin() as connection:
+            job = _job(connection, account_id, job_id)
+            if not may_move(job.status, status):
+                raise WrongState(f"The job '{job_id}' is {job.status}; it can't become {status} now.")
+            connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(status=status, **values))
+            add_event(connection, self._store, job_id, key=new_id("asked-"), message=message)
+            return _job(connection, account_id, job_id)
+
+
+def refuse_unfit(file: File, target: Target, param: str) -> None:
+    """Raises InvalidRequest where the file can't train this base. A file still being checked passes for now."""
+    if file.purpose != TRAINING:
+        raise InvalidRequest(
+            f"The {param} '{file.id}' has the purpose {file.purpose!r}; upload it with the purpose {TRAINING!r}.",
+            param=param,
+        )
+    if file.status == FileStatus.ERROR:
+        raise InvalidRequest(f"The {param} '{file.id}' can't be used. {file.status_details}", param=param)
+    if file.format is not None and file.format not in target.base.kinds:
+        kinds = " or ".join(sorted(target.base.kinds))
+        raise InvalidRequest(
+            f"The {param} '{file.id}' holds {file.format} examples; the model '{target.name}' is trained on {kinds} "
+            "examples.",
+            param=param,
+        )
+
+
+def add_event(
+    connection: Connection,
+    store: Store,
+    job_id: str,
+    *,
+    key: str,
+    message: str,
+    level: str = "info",
+    data: dict[str, Any] | None = None,
+) -> None:
+    """Tell it once: a second event of the same key (a step repeated after a crash) is dropped."""
+    known = sa.select(events.c.id).where(events.c.job_id == job_id, events.c.key == key)
+    if connection.execute(known).scalar() is not None:
+        return
+    connection.execute(
+        sa.insert(events).values(
+            id=new_id("ftevent-"),
+            job_id=job_id,
+            key=key,
+            created_at=store.now(),
+            level=level,
+            message=message,
+            type="message" if data is None else "metrics",
+            data=data,
+        )
+    )
+
+
+def step_metrics(connection: Connection, job_id: str) -> list[StepMetrics]:
+    query = sa.select(metrics.c["values"]).where(metrics.c.job_id == job_id).order_by(metrics.c.step)
+    return [msgspec.convert(values, StepMetrics) for values in connection.execute(query).scalars()]
+
+
+def results_csv(rows: Iterable[StepMetrics]) -> bytes:
+    """The results file: a header and one row per training step; what wasn't measured at a step stays empty."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(RESULT_COLUMNS)
+    for row in rows:
+        cells = msgspec.structs.asdict(row)
+        cells["validation_mean_token_accuracy"] = row.valid_mean_token_accuracy
+        writer.writerow("" if cells[name] is None else repr(cells[name]) for name in RESULT_COLUMNS)
+    return text.getvalue().encode()
+
+
+def _job(connection: Connection, account_id: int, job_id: str) -> Job:
+    job = one(connection, Job, sa.select(jobs).where(jobs.c.account_id == account_id, jobs.c.id == job_id))
+    if job is None:
+        raise NotFound(f"The fine-tuning job '{job_id}' does not exist.")
+    return job
+
+
+def _page(
+    connection: Connection, kind: type[RecordT], query: sa.Select[Any], *, after: str | None, limit: int
+) -> tuple[list[RecordT], bool]:
+    """Newest first, behind the row whose id is `after`."""
+    table = query.get_final_froms()[0]
+    if after is not None:
+        cursor = connection.execute(query.with_only_columns(table.c.seq).where(table.c.id == after)).scalar()
+        if cursor is None:
+            raise InvalidRequest(f"There is no '{after}' to list after.", param="after")
+        query = query.where(table.c.seq < cursor)
+    rows = many(connection, kind, query.order_by(table.c.seq.desc()).limit(limit + 1))
+    return rows[:limit], len(rows) > limit

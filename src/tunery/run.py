@@ -1,0 +1,447 @@
+"""One claim of one job: its files, its order, its trainer's reports, its settled row. Knows no HTTP and no torch."""
+
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from tunery import queue, recipe
+from tunery.catalog import Catalog, Target
+from tunery.errors import InvalidRequest, NotFound, TuneryError
+from tunery.files import RESULTS, Files
+from tunery.jobs import add_event, refuse_unfit, results_csv, step_metrics
+from tunery.messages import (
+    Checkpointed,
+    Failed,
+    Finished,
+    Note,
+    Paused,
+    Prepared,
+    Report,
+    Saved,
+    StepMetrics,
+    Stepped,
+    TrainingOrder,
+)
+from tunery.queue import Lease
+from tunery.records import File, FileStatus, Job, JobStatus, new_id
+from tunery.settings import Settings
+from tunery.store import Store
+from tunery.store.database import checkpoints, files, jobs, metrics, models
+
+WAIT_SECONDS = 0.3
+FLUSH_SECONDS = 1.0
+"""Steps are written to the database, and the lease is renewed, at most this often."""
+RESULTS_SECONDS = 5.0
+REPORTED_STEPS = 10
+"""An event for step 1 and each tenth, as Azure does."""
+MOST_RESTARTS = 3
+"""Of a trainer that dies without a report and without having got further."""
+
+
+class Run(Protocol):
+    """A trainer at work."""
+
+    def reports(self, *, wait: float) -> Iterator[Report | None]:
+        """Reports as they come; None after `wait` seconds without one. Ends when the trainer is gone."""
+        ...
+
+    def pause(self) -> None:
+        """Ask for a stop after the current step; `Paused` is the answer."""
+        ...
+
+    def stop(self) -> str | None:
+        """Kill it if it still lives and wait. Says how it ended if that was not of its own accord."""
+        ...
+
+
+class Trainer(Protocol):
+    """The seam to training: a local process today, Ray behind the same two methods later."""
+
+    def start(self, order: TrainingOrder) -> Run: ...
+
+
+class TrainerDied(Exception):
+    """The trainer ended without a last report."""
+
+
+class Stopping(Exception):
+    """The worker was asked to stop; its job goes on elsewhere, or here later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a worker works with."""
+
+    store: Store
+    settings: Settings
+    catalog: Catalog
+    files: Files
+    trainer: Trainer
+    stopping: threading.Event
+
+
+class JobRun:
+    """One claim of one job, from the lease to the settled row."""
+
+    def __init__(self, bench: Bench, job: Job, lease: Lease, folder: Path) -> None:
+        self._bench = bench
+        self._store = bench.store
+        self._settings = bench.settings
+        self._job = job
+        self._lease = lease
+        self._folder = folder
+        self._unwritten: list[Stepped] = []
+        self._flushed = 0.0
+        self._results_written = 0.0
+        self._pause_sent = False
+
+    def train(self) -> None:
+        """Raises LeaseLost, Stopping, or a TuneryError that becomes the job's error."""
+        self._tell("started", "Job started.")
+        training, validation, target = self._inputs()
+        result_file = self._ensure_result_file()
+        order = self._order(training, validation, target)
+        self._tell("training", "Training started.")
+        self._tell("results", f"Created results file: {result_file}")
+        restarts, last_step = 0, self._job.step
+        while True:
+            try:
+                self._follow(self._bench.trainer.start(order))
+                return
+            except TrainerDied as death:
+                restarts = restarts + 1 if self._job.step <= last_step else 1
+                last_step = self._job.step
+                if restarts > MOST_RESTARTS:
+                    raise TuneryError(
+                        f"The trainer died {restarts} times at step {last_step + 1} without getting further: {death}. "
+                        "The most likely cause is too little memory: a smaller batch_size or shorter examples help.",
+                        code="trainer_died",
+                    ) from death
+                self._tell(
+                    new_id("died-"), f"The trainer died ({death}); it goes on from its last state.", level="warning"
+                )
+                order = msgspec.structs.replace(order, resume_from=self._state_dir())
+
+    def _follow(self, run: Run) -> None:
+        try:
+            for report in run.reports(wait=FLUSH_SECONDS):
+                if self._bench.stopping.is_set():
+                    raise Stopping
+                if report is not None and self._take(report):
+                    return
+                if report is None or time.monotonic() - self._flushed > FLUSH_SECONDS:
+                    self._flush(run)
+        finally:
+            ended = run.stop()
+        raise TrainerDied(ended or "it left without a last word")
+
+    def _take(self, report: Report) -> bool:
+        """Write one report down; True if it was the last."""
+        match report:
+            case Prepared():
+                self._prepared(report)
+            case Note():
+                self._tell(f"note:{report.message}", report.message, level=report.level)
+            case Stepped():
+                self._unwritten.append(report)
+            case Saved():
+                self._saved(report)
+            case Checkpointed():
+                self._checkpointed(report)
+            case Finished():
+                self._finished(report)
+                return True
+            case Paused():
+                self._paused(report)
+                return True
+            case Failed():
+                self._write_steps()
+                raise TuneryError(report.message, code=report.code, param=report.param)
+        return False
+
+    # --- before training ---
+
+    def _inputs(self) -> tuple[File, File | None, Target]:
+        """The checked files and the base; waits for checks that still run."""
+        target = self._bench.catalog.find(self._job.account_id, self._job.model)
+        training = self._checked(self._job.training_file, "training_file", target)
+        validation = None
+        if self._job.validation_file is not None:
+            validation = self._checked(self._job.validation_file, "validation_file", target)
+            if validation.format != training.format:
+                raise InvalidRequest(
+                    f"The validation_file holds {validation.format} examples, the training_file {training.format}.",
+                    param="validation_file",
+                )
+        return training, validation, target
+
+    def _checked(self, file_id: str, param: str, target: Target) -> File:
+        name = param.replace("_", " ")
+        self._tell(f"{param}:running", f"Preprocessing running for the {name}.")
+        while True:
+            try:
+                file = self._bench.files.get(self._job.account_id, file_id)
+            except NotFound as error:
+                raise InvalidRequest(f"The {param} '{file_id}' was deleted.", param=param) from error
+            refuse_unfit(file, target, param)
+            if file.status == FileStatus.PROCESSED:
+                self._tell(f"{param}:completed", f"Preprocessing completed for the {name}.")
+                return file
+            queue.beat(self._store, self._lease)
+            if self._bench.stopping.wait(WAIT_SECONDS):
+                raise Stopping
+
+    def _ensure_result_file(self) -> str:
+        if self._job.result_file is not None:
+            return self._job.result_file
+        file_id = new_id("file-")
+        blob = self._write_results(file_id, [])
+        with queue.holding(self._store, self._lease) as (connection, _status):
+            connection.execute(
+                sa.insert(files).values(
+                    id=file_id,
+                    account_id=self._job.account_id,
+                    purpose=RESULTS,
+                    filename="results.csv",
+                    bytes=self._store.blobs.size(blob),
+                    blob=blob,
+                    created_at=self._store.now(),
+                    status=FileStatus.PROCESSED,
+                )
+            )
+            self._update(connection, result_file=file_id)
+        return file_id
+
+    def _order(self, training: File, validation: File | None, target: Target) -> TrainingOrder:
+        base = target.base.model
+        requested = msgspec.convert(self._job.requested, recipe.Requested)
+        resolved = recipe.resolve(requested, training.examples or 0, base, self._job.seed)
+        with queue.holding(self._store, self._lease) as (connection, _status):
+            self._update(connection, resolved=msgspec.to_builtins(resolved))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return TrainingOrder(
+            job_id=self._job.id,
+            base=base,
+            start_adapter=target.adapter and self._bench.catalog.adapter(target.adapter).directory,
+            training_file=str(self._bench.files.content(training)),
+            validation_file=None if validation is None else str(self._bench.files.content(validation)),
+            n_epochs=resolved.n_epochs,
+            batch_size=resolved.batch_size,
+            learning_rate=resolved.learning_rate,
+            seed=self._job.seed,
+            directory=str(self._folder),
+            resume_from=self._state_dir(),
+            save_every=self._settings.save_every,
+            threads=self._settings.training_threads,
+            device=self._settings.device,
+        )
+
+    def _state_dir(self) -> str | None:
+        state = self._job.state_dir
+        return state if state is not None and Path(state).is_dir() else None
+
+    # --- while it trains ---
+
+    def _prepared(self, report: Prepared) -> None:
+        self._tell(
+            "prepared",
+            f"{report.train_examples} training examples, {report.tokens_per_epoch} trained tokens an epoch, "
+            f"{report.total_steps} steps.",
+        )
+        with queue.holding(self._store, self._lease) as (connection, _status):
+            self._update(connection, total_steps=report.total_steps)
+
+    def _flush(self, run: Run) -> None:
+        """Write what has come in, keep the lease, and pass a wish to pause on."""
+        self._write_steps()
+        self._flushed = time.monotonic()
+        status = queue.beat(self._store, self._lease)
+        if status == JobStatus.PAUSING and not self._pause_sent:
+            self._pause_sent = True
+            run.pause()
+
+    def _write_steps(self) -> None:
+        if not self._unwritten:
+            return
+        steps, self._unwritten = self._unwritten, []
+        last = steps[-1]
+        left = last.seconds_left
+        with queue.holding(self._store, self._lease) as (connection, _status):
+            self._write_metrics(connection, [step.metrics for step in steps])
+            self._update(
+                connection,
+                step=last.metrics.step,
+                trained_tokens=last.trained_tokens,
+                estimated_finish=None if left is None else self._store.now() + round(left),
+            )
+        self._refresh_results()
+
+    def _write_metrics(self, connection: Connection, rows: list[StepMetrics]) -> None:
+        # Steps repeated after a crash replace themselves: the same numbers again.
+        connection.execute(sa.delete(metrics).where(metrics.c.job_id == self._job.id, metrics.c.step >= rows[0].step))
+        for row in rows:
+            values = msgspec.structs.asdict(row)
+            connection.execute(sa.insert(metrics).values(job_id=self._job.id, step=row.step, values=values))
+            if row.step == 1 or row.step % REPORTED_STEPS == 0:
+                self._add_step_event(connection, row)
+
+    def _add_step_event(self, connection: Connection, row: StepMetrics) -> None:
+        data = {"step": row.step, **metrics_on_the_wire(row)}
+        message = f"Step {row.step}: training loss={row.train_loss:.4f}"
+        add_event(connection, self._store, self._job.id, key=f"step:{row.step}", message=message, data=data)
+
+    def _refresh_results(self, *, force: bool = False) -> None:
+        if not force and time.monotonic() - self._results_written < RESULTS_SECONDS:
+            return
+        self._results_written = time.monotonic()
+        file_id = self._job.result_file
+        assert file_id is not None
+        with self._store.database.read() as connection:
+            rows = step_metrics(connection, self._job.id)
+            old = connection.execute(sa.select(files.c.blob).where(files.c.id == file_id)).scalar()
+        blob = self._write_results(file_id, rows)
+        with queue.holding(self._store, self._lease) as (connection, _status):
+            size = self._store.blobs.size(blob)
+            connection.execute(sa.update(files).where(files.c.id == file_id).values(blob=blob, bytes=size))
+        if old is not None and old != blob:
+            self._store.blobs.delete(old)
+
+    def _write_results(self, file_id: str, rows: list[StepMetrics]) -> str:
+        """A blob of its own for each state of the file: a worker that lost its lease can't overwrite a newer one."""
+        last = rows[-1].step if rows else 0
+        key = f"files/{file_id}/{self._lease.token}-{last}-{secrets.token_hex(4)}"
+        with self._store.blobs.write(key) as stream:
+            stream.write(results_csv(rows))
+        return key
+
+    def _saved(self, report: Saved) -> None:
+        self._write_steps()
+        old = self._job.state_dir
+        with queue.holding(self._store, self._lease) as (connection, _status):
+            self._update(connection, state_dir=report.directory)
+        if old is not None and old != report.directory:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _checkpointed(self, report: Checkpointed) -> None:
+        self._write_steps()
+        self._store_adapter(report)
+        name = self._job.output_name + ("" if report.final else f":ckpt-step-{report.step}")
+        with queue.holding(self._store, self._lease) as (connection, _status):
+            mine = sa.and_(checkpoints.c.job_id == self._job.id, checkpoints.c.step == report.step)
+            connection.execute(sa.delete(checkpoints).where(mine))
+            connection.execute(
+                sa.insert(checkpoints).values(
+                    id=new_id("ftchkpt-"),
+                    job_id=self._job.id,
+                    account_id=self._job.account_id,
+                    created_at=self._store.now(),
+                    step=report.step,
+                    name=name,
+                    adapter=report.digest,
+                    metrics={"step": report.step, **metrics_on_the_wire(report.metrics)},
+                )
+            )
+            add_event(
+                connection,
+                self._store,
+                self._job.id,
+                key=f"checkpoint:{report.step}",
+                message=f"Checkpoint created at step {report.step}: {name}",
+            )
+        shutil.rmtree(report.directory, ignore_errors=True)
+
+    def _store_adapter(self, report: Checkpointed) -> None:
+        for source in sorted(Path(report.directory).iterdir()):
+            with (
+                self._store.blobs.write(f"adapters/{report.digest}/{source.name}") as stream,
+                source.open("rb") as file,
+            ):
+                shutil.copyfileobj(file, stream)
+
+    # --- the end ---
+
+    def _finished(self, report: Finished) -> None:
+        self._write_steps()
+        self._refresh_results(force=True)
+        job, now = self._job, self._store.now()
+        with queue.holding(self._store, self._lease) as (connection, _status):
+            adapter = connection.execute(
+                sa.select(checkpoints.c.adapter).where(
+                    checkpoints.c.job_id == job.id, checkpoints.c.name == job.output_name
+                )
+            ).scalar_one()
+            connection.execute(
+                sa.insert(models).values(
+                    name=job.output_name,
+                    account_id=job.account_id,
+                    base=job.base,
+                    parent=job.model,
+                    job_id=job.id,
+                    adapter=adapter,
+                    created_at=now,
+                )
+            )
+            for key, message in (
+                ("completed-results", f"Completed results file: {job.result_file}"),
+                ("succeeded", f"Job succeeded. The tuned model is {job.output_name}"),
+            ):
+                add_event(connection, self._store, job.id, key=key, message=message)
+            queue.settle(
+                connection,
+                self._lease,
+                JobStatus.SUCCEEDED,
+                fine_tuned_model=job.output_name,
+                trained_tokens=report.trained_tokens,
+                finished_at=now,
+                estimated_finish=None,
+                state_dir=None,
+            )
+
+    def _paused(self, report: Paused) -> None:
+        self._write_steps()
+        self._refresh_results(force=True)
+        with queue.holding(self._store, self._lease) as (connection, _status):
+            message = f"Job paused after step {report.step}. Its checkpoint can be deployed."
+            add_event(connection, self._store, self._job.id, key=f"paused:{report.step}", message=message)
+            queue.settle(connection, self._lease, JobStatus.PAUSED, estimated_finish=None)
+
+    # --- rows ---
+
+    def _tell(self, key: str, message: str, *, level: str = "info") -> None:
+        with queue.holding(self._store, self._lease) as (connection, _status):
+            add_event(connection, self._store, self._job.id, key=key, message=message, level=level)
+
+    def _update(self, connection: Connection, **values: object) -> None:
+        connection.execute(sa.update(jobs).where(jobs.c.id == self._job.id).values(values))
+        self._job = msgspec.structs.replace(self._job, **values)
+
+
+def fail(connection: Connection, store: Store, lease: Lease, *, code: str, message: str, param: str | None) -> None:
+    """Within `queue.holding`: the job ends as failed, with the error that its users read."""
+    error = {"code": code, "message": message, "param": param}
+    add_event(connection, store, lease.job_id, key="failed", message=f"Job failed. {message}", level="error")
+    queue.settle(
+        connection, lease, JobStatus.FAILED, error=error, finished_at=store.now(), estimated_finish=None, state_dir=None
+    )
+
+
+def metrics_on_the_wire(row: StepMetrics) -> dict[str, float]:
+    """The seven keys of events and checkpoints (contract.md 1.4) that were measured."""
+    names = (
+        "train_loss",
+        "train_mean_token_accuracy",
+        "valid_loss",
+        "valid_mean_token_accuracy",
+        "full_valid_loss",
+        "full_valid_mean_token_accuracy",
+    )
+    return {name: value for name in names if (value := getattr(row, name)) is not None}

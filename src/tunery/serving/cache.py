@@ -1,0 +1,176 @@
+"""Keys and values of running sequences, in blocks of a pool of fixed size. Knows no scheduling and no text.
+
+A block belongs to one sequence or is shared by several that have the same tokens before and in it; a shared block is
+copied before one of them writes to it. Each block is free, or held by as many sequences as its count says.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+BLOCK_SIZE = 16
+
+
+class BlockTable:
+    """Which blocks hold a sequence's tokens, in order, and how many tokens are in them."""
+
+    __slots__ = ("blocks", "length")
+
+    def __init__(self) -> None:
+        self.blocks: list[int] = []
+        self.length = 0
+
+
+class KVCache:
+    """Room for `num_tokens` tokens over all sequences, rounded down to whole blocks."""
+
+    def __init__(self, *, layers: int, kv_heads: int, head_dim: int, num_tokens: int, device: str = "cpu") -> None:
+        self.num_blocks = num_tokens // BLOCK_SIZE
+        # One block more than is handed out: block 0 stays zero and pads the shorter rows of a batch.
+        shape = (layers, 2, self.num_blocks + 1, BLOCK_SIZE, kv_heads, head_dim)
+        self._pool = torch.zeros(shape, device=device)
+        self._free = list(range(self.num_blocks, 0, -1))
+        self._holders = [0] * (self.num_blocks + 1)
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    def blocks_for(self, tokens: int) -> int:
+        return -(-tokens // BLOCK_SIZE)
+
+    def blocks_to_extend(self, table: BlockTable, tokens: int) -> int:
+        """How many free blocks `extend` would take."""
+        return max(0, self.blocks_for(table.length + tokens) - len(table.blocks)) + self._must_copy(table)
+
+    def extend(self, table: BlockTable, tokens: int) -> None:
+        """Makes room for `tokens` more tokens, which the caller writes next; see blocks_to_extend."""
+        if self._must_copy(table):
+            self._copy_last(table)
+        grown = self._take(self.blocks_for(table.length + tokens) - len(table.blocks))
+        if grown:
+            # Left-overs of another sequence are masked, but 0 * inf is NaN: they must not be there at all.
+            self._pool[:, :, grown] = 0
+        table.blocks += grown
+        table.length += tokens
+
+    def fork(self, table: BlockTable) -> BlockTable:
+        """A second sequence with the same tokens so far; takes no free block yet."""
+        copy = BlockTable()
+        copy.blocks, copy.length = list(table.blocks), table.length
+        for block in copy.blocks:
+            self._holders[block] += 1
+        return copy
+
+    def release(self, table: BlockTable) -> None:
+        """Gives the sequence's blocks back, those that no other sequence holds become free."""
+        for block in table.blocks:
+            self._holders[block] -= 1
+            if not self._holders[block]:
+                self._free.append(block)
+        table.blocks, table.length = [], 0
+
+    def slots(self, table: BlockTable, start: int, end: int) -> list[int]:
+        """Where tokens start..end of the sequence lie in a layer's [slots, Hkv, D]."""
+        return [table.blocks[place // BLOCK_SIZE] * BLOCK_SIZE + place % BLOCK_SIZE for place in range(start, end)]
+
+    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Stores k and v [T, Hkv, D] at slots[T]."""
+        keys, values = self._pool[layer].flatten(1, 2)
+        keys.index_copy_(0, slots, k)
+        values.index_copy_(0, slots, v)
+
+    def read(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of blocks[B, N], each as [B, Hkv, N * BLOCK_SIZE, D]."""
+        rows, width = blocks.shape
+        keys, values = (
+            side.index_select(0, blocks.flatten()).view(rows, width * BLOCK_SIZE, *side.shape[2:]).transpose(1, 2)
+            for side in self._pool[layer]
+        )
+        return keys, values
+
+    def _must_copy(self, table: BlockTable) -> bool:
+        return table.length % BLOCK_SIZE != 0 and self._holders[table.blocks[-1]] > 1
+
+    def _copy_last(self, table: BlockTable) -> None:
+        shared = table.blocks[-1]
+        (own,) = self._take(1)
+        self._pool[:, :, own] = self._pool[:, :, shared]
+        self._holders[shared] -= 1
+        table.blocks[-1] = own
+
+    def _take(self, count: int) -> list[int]:
+        assert count <= len(self._free), "the scheduler asks before it extends"
+        taken = [self._free.pop() for _ in range(count)]
+        for block in taken:
+            self._holders[block] = 1
+        return taken
+
+
+class BatchAttention:
+    """The `attend` strategy of one step: each sequence's new tokens look at its own tokens before them.
+
+    `chunks` are (table, count): the last `count` tokens of each table are new, and lie one after another in the rows
+    the decoder runs. Single tokens are answered together, those of similar length in one padded group.
+    """
+
+    def __init__(self, cache: KVCache, chunks: Sequence[tuple[BlockTable, int]], device: str = "cpu") -> None:
+        self._cache = cache
+        slots = [
+            slot for table, count in chunks for slot in cache.slots(table, table.length - count, table.length)
+        ]
+        self._slots = torch.tensor(slots, device=device)
+        self._groups = [_Group(cache, members, device) for members in _groups_of(chunks)]
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q[T, Hq, D], k and v [T, Hkv, D] -> [T, Hq, D]."""
+        self._cache.write(layer, self._slots, k, v)
+        if len(self._groups) == 1:
+            return self._groups[0].attend(layer, q)
+        out = torch.empty_like(q)
+        for group in self._groups:
+            out[group.rows] = group.attend(layer, q[group.rows])
+        return out
+
+
+def _groups_of(chunks: Sequence[tuple[BlockTable, int]]) -> list[list[tuple[int, BlockTable, int]]]:
+    """Chunks with the row they begin at: each longer one alone, single tokens by the power of two of their length."""
+    groups: dict[tuple[int, int], list[tuple[int, BlockTable, int]]] = {}
+    row = 0
+    for number, (table, count) in enumerate(chunks):
+        key = (0, len(table.blocks).bit_length()) if count == 1 else (1, number)
+        groups.setdefault(key, []).append((row, table, count))
+        row += count
+    return list(groups.values())
+
+
+class _Group:
+    """B sequences with t new tokens each, padded to the longest."""
+
+    def __init__(self, cache: KVCache, members: list[tuple[int, BlockTable, int]], device: str) -> None:
+        self._cache = cache
+        self._shape = (len(members), members[0][2])
+        rows = [row + place for row, _, count in members for place in range(count)]
+        self.rows = torch.tensor(rows, device=device)
+        width = max(len(table.blocks) for _, table, _ in members)
+        blocks = [table.blocks + [0] * (width - len(table.blocks)) for _, table, _ in members]
+        self._blocks = torch.tensor(blocks, device=device)
+        last_seen = torch.tensor(
+            [range(table.length - count, table.length) for _, table, count in members], device=device
+        )
+        places = torch.arange(width * BLOCK_SIZE, device=device)
+        self._visible = (places <= last_seen[:, :, None])[:, None]  # [B, 1, t, L]
+
+    def attend(self, layer: int, q: Tensor) -> Tensor:
+        """q[B * t, Hq, D] -> [B * t, Hq, D]. Query heads of one key head become more query rows of it."""
+        batch, count = self._shape
+        _, heads, dim = q.shape
+        keys, values = self._cache.read(layer, self._blocks)
+        kv_heads = keys.shape[1]
+        shared = heads // kv_heads
+        q = q.view(batch, count, kv_heads, shared, dim).permute(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, dim)
+        visible = self._visible.expand(batch, shared, count, -1).reshape(batch, 1, shared * count, -1)
+        out = torch.nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=visible)
+        out = out.view(batch, kv_heads, shared, count, dim).permute(0, 3, 1, 2, 4)
+        return out.reshape(batch * count, heads, dim)

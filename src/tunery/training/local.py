@@ -1,0 +1,88 @@
+"""Start a trainer as a process of its own on this machine: killable, with its own memory. Imports no torch."""
+
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from tunery.messages import Report, TrainingOrder
+
+LOG_TAIL = 2000
+"""Characters of the trainer's log that its obituary quotes."""
+
+
+class LocalTrainer:
+    """The default behind run.py's Trainer seam."""
+
+    def start(self, order: TrainingOrder) -> "LocalRun":
+        path = Path(order.directory) / "order.json"
+        path.write_bytes(msgspec.json.encode(order))
+        return LocalRun([sys.executable, "-m", "tunery.training", str(path)], Path(order.directory) / "trainer.log")
+
+
+class LocalRun:
+    """Reports come over the trainer's stdout, the wish to pause goes to its stdin; a closed stdin ends it."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self._log = log
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+            )
+        self._reports: queue.Queue[Report | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def reports(self, *, wait: float) -> Iterator[Report | None]:
+        while True:
+            try:
+                report = self._reports.get(timeout=wait)
+            except queue.Empty:
+                yield None
+                continue
+            if report is None:
+                return
+            yield report
+
+    def pause(self) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(b"pause\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return  # it is gone already; `reports` ends and says so
+
+    def stop(self) -> str | None:
+        """Kill it if it still lives and wait. Says how it ended if that was not of its own accord."""
+        try:
+            code = self._process.wait(timeout=0 if self._reader.is_alive() else 5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return "stopped"
+        finally:
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None and not self._reader.is_alive():
+                    pipe.close()
+        return None if code == 0 else self._obituary(code)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        decode = msgspec.json.Decoder(Report).decode
+        for line in self._process.stdout:
+            try:
+                self._reports.put(decode(line))
+            except msgspec.DecodeError:
+                break  # a line torn by the trainer's death
+        self._reports.put(None)
+
+    def _obituary(self, code: int) -> str:
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        tail = self._log.read_text("utf-8", "replace")[-LOG_TAIL:].strip().rsplit("\n", 1)[-1]
+        return f"exit code {code}: {tail}"

@@ -1,0 +1,111 @@
+"""Claim a job, run it, settle it; check uploaded files beside it. Never answers HTTP, never imports torch."""
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import threading
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from tunery import queue
+from tunery.errors import TuneryError
+from tunery.files import Outcome
+from tunery.queue import Lease, LeaseLost
+from tunery.records import TERMINAL, FileStatus
+from tunery.run import Bench, JobRun, Stopping, fail
+from tunery.store.database import jobs
+
+logger = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.3
+
+
+class Worker:
+    """One job at a time, and one file check at a time beside it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._store = bench.store
+        self._settings = bench.settings
+        self._files = bench.files
+        self._stopping = bench.stopping
+        # A boot id: a worker restarted under the same name is another worker.
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        checker = threading.Thread(target=self._check_files, name="checker")
+        checker.start()
+        while not self._stopping.is_set():
+            if not self.work_once():
+                self._stopping.wait(IDLE_SECONDS)
+        checker.join()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def work_once(self) -> bool:
+        """Claim and settle one job; False if there was none."""
+        claimed = queue.claim(
+            self._store,
+            owner=self.owner,
+            lease_seconds=self._settings.lease_seconds,
+            max_running=self._settings.max_running_jobs,
+        )
+        if claimed is None:
+            return False
+        job, lease = claimed
+        logger.info("job %s claimed with token %d", job.id, lease.token)
+        folder = self._settings.home / "work" / job.id
+        try:
+            JobRun(self._bench, job, lease, folder / str(lease.token)).train()
+        except LeaseLost:
+            logger.info("job %s is no longer ours", job.id)
+        except TuneryError as error:
+            self._fail(lease, code=error.code, message=error.message, param=error.param)
+        except Stopping:
+            queue.give_back(self._store, lease)
+            return True
+        except Exception as error:
+            logger.exception("job %s", job.id)
+            self._fail(lease, code="internal_error", message=f"The worker failed: {error}", param=None)
+        self._sweep(job.id, folder)
+        return True
+
+    def check_once(self) -> bool:
+        """Check and settle one uploaded file; False if none waits."""
+        claim = self._files.claim_check(lease_seconds=self._settings.lease_seconds)
+        if claim is None:
+            return False
+        try:
+            outcome = self._files.check(claim)
+        except FileNotFoundError:
+            return True  # deleted while it was being read
+        except Exception as error:
+            logger.exception("check of %s", claim.file.id)
+            message = error.message if isinstance(error, TuneryError) else f"The file could not be checked: {error}"
+            outcome = Outcome(status=FileStatus.ERROR, status_details=message)
+        self._files.settle_check(claim, outcome)
+        return True
+
+    def _check_files(self) -> None:
+        while not self._stopping.is_set():
+            if not self.check_once():
+                self._stopping.wait(IDLE_SECONDS)
+
+    def _fail(self, lease: Lease, *, code: str, message: str, param: str | None) -> None:
+        try:
+            with queue.holding(self._store, lease) as (connection, _status):
+                fail(connection, self._store, lease, code=code, message=message, param=param)
+        except LeaseLost:
+            return
+
+    def _sweep(self, job_id: str, folder: Path) -> None:
+        """Remove the work folder of a job that will not go on."""
+        with self._store.database.read() as connection:
+            status = connection.execute(sa.select(jobs.c.status).where(jobs.c.id == job_id)).scalar()
+        if status is None or status in TERMINAL:
+            shutil.rmtree(folder, ignore_errors=True)
