@@ -108,7 +108,7 @@ class Files:
             raise NotFound(f"The file '{file_id}' does not exist.")
         return file
 
-    def list(
+    def page(
         self,
         account_id: int,
         *,

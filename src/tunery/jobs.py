@@ -108,7 +108,7 @@ class Jobs:
         with self._store.database.read() as connection:
             return _job(connection, account_id, job_id)
 
-    def list(
+    def page(
         self, account_id: int, *, after: str | None = None, limit: int = 20, metadata: dict[str, str] | None = None
     ) -> tuple[list[Job], bool]:
         """A page of jobs, newest first, and whether more follow."""

@@ -1,0 +1,332 @@
+"""Deployments: a name that answers. Writes what is wanted, brings the engine there, says what is. Knows no HTTP."""
+
+import re
+import secrets
+from typing import Any, Protocol
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from tunery.access import Access
+from tunery.catalog import Catalog, Target
+from tunery.errors import Conflict, DeploymentNotFound, EngineUnavailable, InvalidRequest, NotFound, QuotaExceeded
+from tunery.messages import Adapter
+from tunery.records import Account, Deployment, DeploymentState
+from tunery.settings import Settings
+from tunery.store import Store
+from tunery.store.database import deployments, many, models, one
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SKUS = (
+    "Standard",
+    "GlobalStandard",
+    "DataZoneStandard",
+    "ProvisionedManaged",
+    "GlobalProvisionedManaged",
+    "DataZoneProvisionedManaged",
+    "DeveloperTier",
+    "Developer",
+)
+USE_SECONDS = 60
+"""The time of last use is written at most this often: a minute is exact enough for a rule of 15 days."""
+
+
+class Mounter(Protocol):
+    """What deployments need of an engine: load the adapter and prove that it answers as the trainer did."""
+
+    async def mount(self, base: str, adapter: Adapter | None) -> None:
+        """Raises a TuneryError that says why it doesn't answer."""
+        ...
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A PUT body, reduced to what it means."""
+
+    model: str
+    model_format: str = "OpenAI"
+    model_version: str = "1"
+    source: str | None = None
+    sku_name: str = "Standard"
+    capacity: int = 1
+    tags: dict[str, str] | None = None
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a request to a deployment needs to be answered."""
+
+    name: str
+    model: str
+    base_name: str
+    adapter: Adapter | None
+    kinds: frozenset[str]
+    context_length: int
+
+
+class Deployments:
+    """Deployments of all accounts; every call names the account it acts for."""
+
+    def __init__(self, store: Store, settings: Settings, catalog: Catalog, access: Access) -> None:
+        self._store = store
+        self._settings = settings
+        self._catalog = catalog
+        self._access = access
+
+    def put(self, account: Account, name: str, wanted: Wanted, *, by: str) -> tuple[Deployment, bool]:
+        """Create or update; True if it is new. A new one is Creating until `reconcile` saw it answer.
+
+        Raises:
+            InvalidRequest: name, sku, capacity or model can't be; Conflict: the model has a deployment already;
+            QuotaExceeded: no deployment left.
+        """
+        check_name(name)
+        sku = checked_sku(wanted.sku_name, wanted.capacity)
+        target = self._target(account, wanted)
+        now = self._store.now()
+        changes = {
+            "sku_name": sku,
+            "capacity": wanted.capacity,
+            "tags": wanted.tags,
+            "updated_at": now,
+            "etag": _etag(),
+        }
+        with self._store.database.begin() as connection:
+            existing = _find(connection, account.id, name)
+            if existing is not None:
+                _refuse_other_model(existing, wanted)
+                connection.execute(sa.update(deployments).where(_named(account.id, name)).values(changes))
+            else:
+                self._refuse_if_impossible(connection, account.id, target)
+                row = {
+                    **changes,
+                    "account_id": account.id,
+                    "name": name,
+                    "name_folded": name.lower(),
+                    "model": wanted.model,
+                    "custom_model": target.custom_model,
+                    "model_format": wanted.model_format,
+                    "model_version": wanted.model_version,
+                    "source": wanted.source,
+                    "base": target.base.name,
+                    "adapter": target.adapter,
+                    "state": DeploymentState.CREATING,
+                    "created_at": now,
+                    "created_by": by,
+                }
+                connection.execute(sa.insert(deployments).values(row))
+            stored = _find(connection, account.id, name)
+        assert stored is not None
+        return stored, existing is None
+
+    def patch(
+        self, account_id: int, name: str, *, sku_name: str | None, capacity: int | None, tags: dict[str, str] | None
+    ) -> Deployment:
+        """Change sku and tags. Raises NotFound, InvalidRequest."""
+        with self._store.database.begin() as connection:
+            old = _find(connection, account_id, name)
+            if old is None:
+                raise NotFound(f"The deployment '{name}' does not exist.", code="ResourceNotFound")
+            capacity = old.capacity if capacity is None else capacity
+            values: dict[str, Any] = {
+                "sku_name": checked_sku(sku_name or old.sku_name, capacity),
+                "capacity": capacity,
+                "tags": old.tags if tags is None else tags,
+                "updated_at": self._store.now(),
+                "etag": _etag(),
+            }
+            connection.execute(sa.update(deployments).where(_named(account_id, name)).values(values))
+            stored = _find(connection, account_id, name)
+        assert stored is not None
+        return stored
+
+    def get(self, account_id: int, name: str) -> Deployment:
+        with self._store.database.read() as connection:
+            deployment = _find(connection, account_id, name)
+        if deployment is None:
+            raise NotFound(f"The deployment '{name}' does not exist.", code="ResourceNotFound")
+        return deployment
+
+    def all(self, account_id: int) -> list[Deployment]:
+        query = sa.select(deployments).where(deployments.c.account_id == account_id).order_by(deployments.c.seq)
+        with self._store.database.read() as connection:
+            return many(connection, Deployment, query)
+
+    def delete(self, account_id: int, name: str) -> bool:
+        """False if there was none. The model stays."""
+        with self._store.database.begin() as connection:
+            return connection.execute(sa.delete(deployments).where(_named(account_id, name))).rowcount == 1
+
+    def serve(self, account_id: int, name: str) -> Serving:
+        """What to run for a request to this deployment; marks its use.
+
+        Raises:
+            DeploymentNotFound; EngineUnavailable: it is still being created, or failed.
+        """
+        with self._store.database.read() as connection:
+            deployment = _find(connection, account_id, name)
+        if deployment is None:
+            raise DeploymentNotFound
+        if deployment.state != DeploymentState.SUCCEEDED:
+            why = deployment.error or "the engine loads it"
+            raise EngineUnavailable(f"The deployment '{name}' is {deployment.state}: {why}.")
+        self._mark_use(deployment)
+        base = self._catalog.base(deployment.base)
+        assert base is not None
+        return Serving(
+            name=deployment.name,
+            model=deployment.model,
+            base_name=base.model.name,
+            adapter=None if deployment.adapter is None else self._catalog.adapter(deployment.adapter),
+            kinds=base.kinds,
+            context_length=base.model.context_length,
+        )
+
+    async def reconcile(self, mounter: Mounter, *, run_sync: "RunSync") -> int:
+        """Bring every deployment that is still Creating to Succeeded or Failed; returns how many were settled."""
+        settled = 0
+        for deployment in await run_sync(self._creating):
+            base = self._catalog.base(deployment.base)
+            assert base is not None
+            adapter = None if deployment.adapter is None else self._catalog.adapter(deployment.adapter)
+            try:
+                await mounter.mount(base.model.name, adapter)
+            except (EngineUnavailable, InvalidRequest) as error:
+                await run_sync(self._settle, deployment, DeploymentState.FAILED, error.message)
+            else:
+                await run_sync(self._settle, deployment, DeploymentState.SUCCEEDED, None)
+            settled += 1
+        return settled
+
+    def _creating(self) -> list[Deployment]:
+        query = sa.select(deployments).where(deployments.c.state == DeploymentState.CREATING)
+        with self._store.database.read() as connection:
+            return many(connection, Deployment, query.order_by(deployments.c.seq))
+
+    def _settle(self, deployment: Deployment, state: DeploymentState, error: str | None) -> None:
+        same = sa.and_(
+            _named(deployment.account_id, deployment.name),
+            deployments.c.state == DeploymentState.CREATING,
+            deployments.c.created_at == deployment.created_at,
+        )
+        values = {"state": state, "error": error, "updated_at": self._store.now(), "etag": _etag()}
+        with self._store.database.begin() as connection:
+            connection.execute(sa.update(deployments).where(same).values(values))
+
+    def _mark_use(self, deployment: Deployment) -> None:
+        now = self._store.now()
+        if deployment.last_used_at is not None and abs(now - deployment.last_used_at) < USE_SECONDS:
+            return
+        with self._store.database.begin() as connection:
+            connection.execute(
+                sa.update(deployments).where(_named(deployment.account_id, deployment.name)).values(last_used_at=now)
+            )
+
+    def _target(self, account: Account, wanted: Wanted) -> Target:
+        """The model in this account, or in the account that `source` names."""
+        owner = account
+        if wanted.source is not None and wanted.source.lower() != account.arm_id.lower():
+            found = next((a for a in self._access.accounts() if a.arm_id.lower() == wanted.source.lower()), None)
+            if found is None:
+                raise InvalidRequest(
+                    f"The source '{wanted.source}' is not an account of this service.",
+                    param="properties.model.source",
+                    code="DeploymentModelNotSupported",
+                )
+            owner = found
+        try:
+            target = self._catalog.find(owner.id, wanted.model, param="properties.model.name")
+        except InvalidRequest as error:
+            raise InvalidRequest(error.message, param=error.param, code="DeploymentModelNotSupported") from error
+        if target.adapter is not None and wanted.model_version != "1":
+            raise InvalidRequest(
+                f'The version of a tuned model is always "1", not {wanted.model_version!r}.',
+                param="properties.model.version",
+                code="DeploymentModelNotSupported",
+            )
+        return target
+
+    def _refuse_if_impossible(self, connection: Connection, account_id: int, target: Target) -> None:
+        taken = connection.execute(
+            sa.select(sa.func.count()).where(deployments.c.account_id == account_id)
+        ).scalar_one()
+        if taken >= self._settings.max_deployments:
+            raise QuotaExceeded(
+                f"This account may have {self._settings.max_deployments} deployments and has. Delete one first."
+            )
+        if target.custom_model is None:
+            return
+        other = connection.execute(
+            sa.select(deployments.c.name).where(
+                deployments.c.account_id == account_id, deployments.c.custom_model == target.custom_model
+            )
+        ).scalar()
+        if other is not None:
+            raise Conflict(
+                f"The model '{target.custom_model}' has the deployment '{other}' already, and a custom model can have "
+                "only one. Use that deployment or delete it first.",
+                code="DuplicatedDeploymentForSameModel",
+            )
+        # Looked up again inside the transaction: the model may have been deleted a moment ago.
+        if connection.execute(
+            sa.select(models.c.seq).where(models.c.name == target.custom_model)
+        ).scalar() is None and (target.name == target.custom_model):
+            raise InvalidRequest(
+                f"The model '{target.custom_model}' was deleted.",
+                param="properties.model.name",
+                code="DeploymentModelNotSupported",
+            )
+
+
+class RunSync(Protocol):
+    """Runs a blocking function in a thread, as anyio.to_thread.run_sync does."""
+
+    async def __call__(self, function: Any, /, *args: Any) -> Any: ...
+
+
+def check_name(name: str) -> None:
+    if NAME.fullmatch(name):
+        return
+    if "api-version=" in name:
+        raise InvalidRequest(
+            f"The path ends in '{name}': the '?' before 'api-version=' is missing. "
+            f"Use .../deployments/{name.split('api-version=', maxsplit=1)[0]}?api-version={name.split('api-version=')[1]}",
+            code="InvalidResourceName",
+        )
+    raise InvalidRequest(
+        f"The deployment name {name!r} can't be: 1 to 64 letters, digits, '-', '_' and '.', beginning with a letter or "
+        "digit.",
+        code="InvalidResourceName",
+    )
+
+
+def checked_sku(name: str, capacity: int) -> str:
+    """The sku as Azure spells it; clients write `standard` too. Raises InvalidRequest."""
+    for sku in SKUS:
+        if sku.lower() == name.lower():
+            break
+    else:
+        raise InvalidRequest(f"The sku {name!r} is unknown. Use one of {', '.join(SKUS)}.", param="sku.name")
+    if capacity < 1:
+        raise InvalidRequest(f"sku.capacity is {capacity}; it has to be 1 or more.", param="sku.capacity")
+    return sku
+
+
+def _refuse_other_model(existing: Deployment, wanted: Wanted) -> None:
+    if (existing.model, existing.source) != (wanted.model, wanted.source):
+        raise InvalidRequest(
+            f"The deployment '{existing.name}' serves '{existing.model}'; its model can't be changed. "
+            "Delete the deployment first, or use another name.",
+            code="CannotChangeDeploymentModel",
+        )
+
+
+def _find(connection: Connection, account_id: int, name: str) -> Deployment | None:
+    return one(connection, Deployment, sa.select(deployments).where(_named(account_id, name)))
+
+
+def _named(account_id: int, name: str) -> sa.ColumnElement[bool]:
+    return sa.and_(deployments.c.account_id == account_id, deployments.c.name_folded == name.lower())
+
+
+def _etag() -> str:
+    return secrets.token_hex(16)
