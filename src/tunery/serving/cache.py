@@ -117,9 +117,7 @@ class BatchAttention:
 
     def __init__(self, cache: KVCache, chunks: Sequence[tuple[BlockTable, int]], device: str = "cpu") -> None:
         self._cache = cache
-        slots = [
-            slot for table, count in chunks for slot in cache.slots(table, table.length - count, table.length)
-        ]
+        slots = [slot for table, count in chunks for slot in cache.slots(table, table.length - count, table.length)]
         self._slots = torch.tensor(slots, device=device)
         self._groups = [_Group(cache, members, device) for members in _groups_of(chunks)]
 

@@ -30,9 +30,32 @@ class Chooser:
     random: Random = field(default_factory=Random)
     generated: Counter[int] = field(default_factory=Counter)
 
-    @property
-    def shifts_logits(self) -> bool:
-        return bool(self.logit_bias) or bool(self.generated and (self.presence_penalty or self.frequency_penalty))
+    def choose(self, logits: Tensor) -> int:
+        """The next token under logits[V], which it remembers for the penalties."""
+        logits = self._shifted(logits)
+        token = self._draw(logits) if self.temperature > 0 else int(logits.argmax())
+        self.generated[token] += 1
+        return token
+
+    def _shifted(self, logits: Tensor) -> Tensor:
+        shift = dict(self.logit_bias)
+        if self.presence_penalty or self.frequency_penalty:
+            for token, count in self.generated.items():
+                shift[token] = shift.get(token, 0.0) - count * self.frequency_penalty - self.presence_penalty
+        if not shift:
+            return logits
+        ids = torch.tensor(list(shift), device=logits.device)
+        return logits.index_add(0, ids, logits.new_tensor(list(shift.values())))
+
+    def _draw(self, logits: Tensor) -> int:
+        """One uniform number and the inverse of the cumulative distribution."""
+        # float64: a float32 sum over a whole vocabulary is too coarse for rare tokens.
+        probs = (logits.double() / self.temperature).softmax(0)
+        ids, kept = (None, probs) if self.top_p >= 1 else _nucleus(probs, self.top_p)
+        cumulative = kept.cumsum(0)
+        point = self.random.random() * float(cumulative[-1])
+        place = min(int(torch.searchsorted(cumulative, point, right=True)), len(kept) - 1)
+        return place if ids is None else int(ids[place])
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +64,6 @@ class Scored:
 
     logprob: float
     top: list[tuple[int, float]]
-
-
-def sample(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
-    """The next token of each row of logits[R, V]; the rows' choosers remember it."""
-    logits = torch.stack([_shifted(row, chooser) for row, chooser in zip(logits, choosers, strict=True)])
-    tokens = logits.argmax(-1).tolist()
-    drawing = [row for row, chooser in enumerate(choosers) if chooser.temperature > 0]
-    if drawing:
-        for row, token in zip(drawing, _draw(logits[drawing], [choosers[row] for row in drawing]), strict=True):
-            tokens[row] = token
-    for chooser, token in zip(choosers, tokens, strict=True):
-        chooser.generated[token] += 1
-    return tokens
 
 
 def score(logits: Tensor, tokens: Sequence[int], top: int) -> list[Scored]:
@@ -67,35 +77,8 @@ def score(logits: Tensor, tokens: Sequence[int], top: int) -> list[Scored]:
     ]
 
 
-def _shifted(row: Tensor, chooser: Chooser) -> Tensor:
-    if not chooser.shifts_logits:
-        return row
-    shift = {token: bias for token, bias in chooser.logit_bias.items()}
-    for token, count in chooser.generated.items():
-        penalty = count * chooser.frequency_penalty + chooser.presence_penalty
-        shift[token] = shift.get(token, 0.0) - penalty
-    return row.index_add(0, torch.tensor(list(shift), device=row.device), row.new_tensor(list(shift.values())))
-
-
-def _draw(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
-    """One uniform number a row and the inverse of the cumulative distribution, in float64."""
-    temperatures = logits.new_tensor([chooser.temperature for chooser in choosers])
-    probs = (logits.double() / temperatures[:, None].double()).softmax(-1)
-    tokens = []
-    for row, chooser in zip(probs, choosers, strict=True):
-        ids, kept = _nucleus(row, chooser.top_p)
-        cumulative = kept.cumsum(0)
-        point = chooser.random.random() * cumulative[-1]
-        place = int(torch.searchsorted(cumulative, point, right=True))
-        place = min(place, len(kept) - 1)
-        tokens.append(place if ids is None else int(ids[place]))
-    return tokens
-
-
-def _nucleus(probs: Tensor, top_p: float) -> tuple[Tensor | None, Tensor]:
-    """The fewest tokens, most likely first, whose probability reaches top_p. Ids None: all, in the order of their ids."""
-    if top_p >= 1:
-        return None, probs
+def _nucleus(probs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """Ids and probabilities of the fewest tokens, most likely first, that reach top_p together."""
     kept, ids = probs.topk(min(NUCLEUS_GUESS, len(probs)))
     if kept.sum() < top_p:
         kept, ids = probs.sort(descending=True)

@@ -53,12 +53,13 @@ class TextStream:
             self.stopped = True
 
     def _safe_length(self) -> int:
-        if self._marker and self._marker in self._held:
-            return self._held.index(self._marker)
-        waited_for = [] if self.stopped else self._stop
+        safe = len(self._held)
+        if not self.stopped:
+            safe -= max((_overlap(self._held, string) for string in self._stop), default=0)
         if self._marker:
-            waited_for = [*waited_for, self._marker]
-        return len(self._held) - max((_overlap(self._held, string) for string in waited_for), default=0)
+            found = self._held.find(self._marker)
+            safe = min(safe, found if found >= 0 else len(self._held) - _overlap(self._held, self._marker))
+        return safe
 
     def _release(self, length: int) -> str:
         text, self._held = self._held[:length], self._held[length:]
