@@ -83,7 +83,7 @@ class Deployments:
         sku = checked_sku(wanted.sku_name, wanted.capacity)
         target = self._target(account, wanted)
         now = self._store.now()
-        changes = {
+        changes: dict[str, Any] = {
             "sku_name": sku,
             "capacity": wanted.capacity,
             "tags": wanted.tags,
@@ -94,6 +94,8 @@ class Deployments:
             existing = _find(connection, account.id, name)
             if existing is not None:
                 _refuse_other_model(existing, wanted)
+                if existing.state == DeploymentState.FAILED:
+                    changes |= {"state": DeploymentState.CREATING, "error": None}
                 connection.execute(sa.update(deployments).where(_named(account.id, name)).values(changes))
             else:
                 self._refuse_if_impossible(connection, account.id, target)
@@ -287,9 +289,9 @@ def check_name(name: str) -> None:
     if NAME.fullmatch(name):
         return
     if "api-version=" in name:
+        mended = name.replace("api-version=", "?api-version=", 1)
         raise InvalidRequest(
-            f"The path ends in '{name}': the '?' before 'api-version=' is missing. "
-            f"Use .../deployments/{name.split('api-version=', maxsplit=1)[0]}?api-version={name.split('api-version=')[1]}",
+            f"The path ends in '{name}': the '?' before 'api-version=' is missing. Use .../deployments/{mended}",
             code="InvalidResourceName",
         )
     raise InvalidRequest(

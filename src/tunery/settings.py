@@ -70,6 +70,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def tls_endpoint(self) -> str:
         return f"https://localhost:{self.tls_port}"
 
+    @property
+    def arm_audience(self) -> str:
+        """Whom tokens for the control plane are made out to."""
+        return f"{self.tls_endpoint}/"
+
 
 def load(*, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
     """Settings for a process. `given` holds command-line values; None means not given."""

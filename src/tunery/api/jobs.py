@@ -1,0 +1,151 @@
+"""Fine-tuning jobs over HTTP (contract.md 1.4)."""
+
+import re
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from tunery.api.wire import Call, DataPlane, Family, JsonBody, decode, page, page_size, reply
+from tunery.jobs import Jobs, NewJob
+from tunery.records import Checkpoint, Event, Job
+
+router = APIRouter()
+
+METADATA = re.compile(r"metadata\[(.+)\]")
+TRAINING_TYPES = {"standard": None, "globalstandard": "globalStandard", "developer": "developerTier"}
+TRAINING_TYPES |= {"developertier": "developerTier", "1": None}
+
+
+@router.post("/fine_tuning/jobs")
+def create(request: Request, call: DataPlane, body: JsonBody) -> Response:
+    job = _jobs(request).create(
+        call.account.id, decode(body, NewJob), idempotency_key=request.headers.get("idempotency-key")
+    )
+    location = f"{request.url.scheme}://{request.url.netloc}{request.url.path.rstrip('/')}/{job.id}"
+    return reply(call, shown(job, call), status=call.created, location=location)
+
+
+@router.get("/fine_tuning/jobs")
+def list_jobs(request: Request, call: DataPlane, after: str | None = None, limit: str | None = None) -> Response:
+    metadata = {name[1]: value for key, value in request.query_params.items() if (name := METADATA.fullmatch(key))}
+    size = page_size(limit, default=20, most=1000)
+    found, more = _jobs(request).page(call.account.id, after=after, limit=size, metadata=metadata)
+    return reply(call, page([shown(job, call) for job in found], more))
+
+
+@router.get("/fine_tuning/jobs/{job_id}")
+def retrieve(request: Request, call: DataPlane, job_id: str) -> Response:
+    return reply(call, shown(_jobs(request).get(call.account.id, job_id), call))
+
+
+@router.post("/fine_tuning/jobs/{job_id}/cancel")
+def cancel(request: Request, call: DataPlane, job_id: str) -> Response:
+    return reply(call, shown(_jobs(request).cancel(call.account.id, job_id), call))
+
+
+@router.post("/fine_tuning/jobs/{job_id}/pause")
+def pause(request: Request, call: DataPlane, job_id: str) -> Response:
+    return reply(call, shown(_jobs(request).pause(call.account.id, job_id), call))
+
+
+@router.post("/fine_tuning/jobs/{job_id}/resume")
+def resume(request: Request, call: DataPlane, job_id: str) -> Response:
+    return reply(call, shown(_jobs(request).resume(call.account.id, job_id), call))
+
+
+@router.delete("/fine_tuning/jobs/{job_id}")
+def delete(request: Request, call: DataPlane, job_id: str) -> Response:
+    _jobs(request).delete(call.account.id, job_id)
+    return Response(status_code=204)
+
+
+# Azure's guide shows curl -X POST for the events by mistake.
+@router.api_route("/fine_tuning/jobs/{job_id}/events", methods=["GET", "POST"])
+def events(
+    request: Request, call: DataPlane, job_id: str, after: str | None = None, limit: str | None = None
+) -> Response:
+    jobs = _jobs(request)
+    found, more = jobs.events(
+        jobs.get(call.account.id, job_id), after=after, limit=page_size(limit, default=20, most=1000)
+    )
+    return reply(call, page([_event(event, call) for event in found], more))
+
+
+@router.get("/fine_tuning/jobs/{job_id}/checkpoints")
+def checkpoints(
+    request: Request, call: DataPlane, job_id: str, after: str | None = None, limit: str | None = None
+) -> Response:
+    jobs = _jobs(request)
+    found, more = jobs.checkpoints(
+        jobs.get(call.account.id, job_id), after=after, limit=page_size(limit, default=10, most=1000)
+    )
+    return reply(call, page([_checkpoint(checkpoint) for checkpoint in found], more))
+
+
+def shown(job: Job, call: Call) -> dict[str, Any]:
+    """The wire's job object; reply() leaves the nulls out on classic routes."""
+    classic = call.family is Family.CLASSIC
+    return {
+        "id": job.id,
+        "object": "fine_tuning.job",
+        "created_at": job.created_at,
+        "model": job.model,
+        "training_file": job.training_file,
+        "validation_file": job.validation_file,
+        "status": job.status,
+        "hyperparameters": _hyperparameters(job, "auto" if call.family is Family.V1 else -1),
+        "method": job.method,
+        "fine_tuned_model": job.fine_tuned_model,
+        "finished_at": job.finished_at,
+        "estimated_finish": job.estimated_finish,
+        "result_files": [] if job.result_file is None else [job.result_file],
+        "trained_tokens": job.trained_tokens,
+        "error": job.error,
+        "suffix" if classic else "user_provided_suffix": job.suffix,
+        "seed": job.seed,
+        "integrations": job.integrations,
+        "metadata": job.metadata,
+        "trainingType": TRAINING_TYPES.get((job.training_type or "standard").lower()),
+        "organization_id": None if classic else "",
+    }
+
+
+def _hyperparameters(job: Job, automatic: str | int) -> dict[str, Any]:
+    """What was resolved from the data once it is known, until then what was asked for."""
+    names = ("n_epochs", "batch_size", "learning_rate_multiplier")
+    if job.resolved is not None:
+        return {name: job.resolved[name] for name in names}
+    wanted = {name: job.requested.get(name) for name in names}
+    return {name: automatic if value in (None, -1, "auto") else value for name, value in wanted.items()}
+
+
+def _event(event: Event, call: Call) -> dict[str, Any]:
+    level = "warn" if event.level == "warning" and call.family is Family.V1 else event.level
+    return {
+        "id": event.id,
+        "object": "fine_tuning.job.event",
+        "created_at": event.created_at,
+        "level": level,
+        "message": event.message,
+        "type": event.type,
+        **({} if event.data is None else {"data": event.data}),
+    }
+
+
+def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "id": checkpoint.id,
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": checkpoint.created_at,
+        "fine_tuned_model_checkpoint": checkpoint.name,
+        "fine_tuning_job_id": checkpoint.job_id,
+        "step_number": checkpoint.step,
+        "metrics": msgspec.to_builtins(checkpoint.metrics),
+    }
+
+
+def _jobs(request: Request) -> Jobs:
+    jobs: Jobs = request.app.state.jobs
+    return jobs
