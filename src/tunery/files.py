@@ -17,7 +17,7 @@ from tunery.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, Too
 from tunery.records import TERMINAL, File, FileStatus, new_id
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import files, jobs, many, one
+from tunery.store.database import files, jobs, many, one, record
 
 TRAINING, RESULTS = "fine-tune", "fine-tune-results"
 PURPOSES = (TRAINING, RESULTS, "assistants", "assistants_output", "batch", "batch_output", "evals", "evals_output")
@@ -180,7 +180,7 @@ class Files:
             row = connection.execute(query).mappings().first()
         if row is None:
             return None
-        return Claim(file=msgspec.convert(dict(row), File), token=row["lease_token"], lease_seconds=lease_seconds)
+        return Claim(file=record(File, row), token=row["lease_token"], lease_seconds=lease_seconds)
 
     def check(self, claim: Claim) -> Outcome:
         """Read the whole file and write down all that is wrong with it."""

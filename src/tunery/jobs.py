@@ -29,7 +29,7 @@ from tunery.records import (
 )
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import RecordT, checkpoints, deployments, events, jobs, many, metrics, models, one
+from tunery.store.database import RecordT, checkpoints, deployments, events, jobs, many, metrics, models, one, record
 
 RESULT_COLUMNS = (
     "step",
@@ -242,7 +242,7 @@ class Jobs:
             return None
         if row["idempotency_hash"] != digest:
             raise Conflict("This Idempotency-Key was used for a different request. Use a new one.")
-        return msgspec.convert(dict(row), Job)
+        return record(Job, row)
 
     def _move(self, account_id: int, job_id: str, status: JobStatus, message: str, **values: Any) -> Job:
         with self._store.database.begin() as connection:

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from tunery.records import HELD, WAITING, Job, JobStatus
 from tunery.store import Store
-from tunery.store.database import jobs
+from tunery.store.database import jobs, record
 
 
 class LeaseLost(Exception):
@@ -62,7 +61,7 @@ def claim(store: Store, *, owner: str, lease_seconds: float, max_running: int) -
         row = connection.execute(query).mappings().first()
     if row is None:
         return None
-    job = msgspec.convert(dict(row), Job)
+    job = record(Job, row)
     return job, Lease(job.id, job.lease_token, lease_seconds)
 
 
@@ -75,10 +74,13 @@ def beat(store: Store, lease: Lease) -> JobStatus:
 @contextmanager
 def holding(store: Store, lease: Lease) -> Iterator[tuple[Connection, JobStatus]]:
     """A transaction in which the job is surely ours; renews the lease. Raises LeaseLost before anything is written."""
+    now = store.clock()
+    ours = sa.and_(jobs.c.id == lease.job_id, jobs.c.lease_token == lease.token, jobs.c.status.in_(HELD))
     query = (
         sa.update(jobs)
-        .where(jobs.c.id == lease.job_id, jobs.c.lease_token == lease.token, jobs.c.status.in_(HELD))
-        .values(lease_until=store.clock() + lease.seconds)
+        # A lease that ran out is lost even if nobody took the job yet: its slot may be another job's by now.
+        .where(ours, jobs.c.lease_until >= now)
+        .values(lease_until=now + lease.seconds)
         .returning(jobs.c.status)
     )
     with store.database.begin() as connection:

@@ -24,6 +24,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Base models, one folder each; may be shared between services."""
     host: str = "127.0.0.1"
     port: int = 8080
+    allow_remote: bool = False
+    """Listening on anything but loopback has to be allowed here."""
     tls_port: int = 8443
     """0 turns the TLS port, and with it the control plane for az and SDKs, off."""
     database: str = ""
@@ -39,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     device: str = "cpu"
     training_threads: int = 2
     serving_threads: int = 2
-    lease_seconds: float = 15.0
+    lease_seconds: float = 30.0
     """A worker silent for this long loses its job to another."""
     save_every: int = 20
     """Training steps between two resumable states."""

@@ -282,8 +282,13 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def one(connection: Connection, kind: type[RecordT], query: sa.Executable) -> RecordT | None:
     """The first row as a record, or None."""
     row = connection.execute(query).mappings().first()
-    return None if row is None else msgspec.convert(dict(row), kind)
+    return None if row is None else record(kind, row)
 
 
 def many(connection: Connection, kind: type[RecordT], query: sa.Executable) -> list[RecordT]:
-    return [msgspec.convert(dict(row), kind) for row in connection.execute(query).mappings()]
+    return [record(kind, row) for row in connection.execute(query).mappings()]
+
+
+def record(kind: type[RecordT], row: sa.RowMapping) -> RecordT:
+    # SQLAlchemy's column names are a subclass of str, which msgspec takes for another type.
+    return msgspec.convert({str(name): value for name, value in row.items()}, kind)

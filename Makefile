@@ -1,0 +1,39 @@
+# make demo: set up everything and run the main job end to end. make test: set up and pass the tests.
+PYTHON ?= python3
+VENV ?= .venv
+HOME_DIR ?= .tunery
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test serve setup check conformance bench
+
+demo: setup
+	$(BIN)/tunery demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+serve: setup
+	$(BIN)/tunery serve --home $(HOME_DIR)
+
+setup: $(STAMP)
+	@$(BIN)/tunery models fetch
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The real clients against a live service; prints one line a check.
+conformance: setup
+	$(BIN)/python -m pytest tests/journeys -v
+
+bench: setup
+	$(BIN)/python benchmarks/checking.py
+
+# torch is asked for by its exact version first: a range would pull a CUDA build of several gigabytes.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)

@@ -1,0 +1,124 @@
+"""The only wiring: Settings in, an ASGI application or a worker out."""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from fastapi import FastAPI
+
+from tunery import api
+from tunery.access import Access
+from tunery.api import control, files, inference, jobs, models
+from tunery.catalog import Catalog
+from tunery.deployments import Deployments
+from tunery.files import Files
+from tunery.jobs import Jobs
+from tunery.run import Bench
+from tunery.serving.pool import EnginePool
+from tunery.settings import Settings
+from tunery.store import Store
+from tunery.store.blobs import FolderBlobs
+from tunery.store.database import Database
+from tunery.training.local import LocalTrainer
+from tunery.uploads import Uploads
+from tunery.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+HOUSEKEEPING_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The rooms of the service, connected; what the API, the worker and the command line have in common."""
+
+    settings: Settings
+    store: Store
+    access: Access
+    catalog: Catalog
+    files: Files
+    uploads: Uploads
+    jobs: Jobs
+    deployments: Deployments
+
+    def close(self) -> None:
+        self.store.database.close()
+
+
+def services(settings: Settings) -> Services:
+    """Open the home folder: migrate its database, make the first account if there is none."""
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store = Store(Database(settings.database_url), FolderBlobs(settings.home / "blobs"))
+    store.database.migrate()
+    access = Access(store, settings)
+    access.first_account()
+    catalog = Catalog(store, settings.models)
+    kept = Files(store, settings)
+    return Services(
+        settings=settings,
+        store=store,
+        access=access,
+        catalog=catalog,
+        files=kept,
+        uploads=Uploads(store, settings, kept),
+        jobs=Jobs(store, settings, catalog, kept),
+        deployments=Deployments(store, settings, catalog, access),
+    )
+
+
+def worker(settings: Settings) -> Worker:
+    rooms = services(settings)
+    bench = Bench(rooms.store, settings, rooms.catalog, rooms.files, LocalTrainer(), threading.Event())
+    return Worker(bench)
+
+
+def web(rooms: Services, engines: EnginePool) -> FastAPI:
+    """The API on one port or several; `lifespan` of the result runs reconciliation and housekeeping."""
+    app = FastAPI(title="Tunery", lifespan=_lifespan, docs_url="/docs", redoc_url=None, redirect_slashes=False)
+    for prefix in ("/openai/v1", "/openai"):
+        for module in (files, jobs, models):
+            app.include_router(module.router, prefix=prefix)
+    app.include_router(inference.router)
+    app.include_router(control.router)
+    state: Any = app.state
+    state.settings, state.access, state.catalog = rooms.settings, rooms.access, rooms.catalog
+    state.files, state.uploads, state.jobs, state.deployments = (
+        rooms.files,
+        rooms.uploads,
+        rooms.jobs,
+        rooms.deployments,
+    )
+    state.generator = engines
+    state.reconcile = asyncio.Event()
+    api.install(app)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_reconcile, app)
+        tasks.start_soon(_keep_house, app)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def _reconcile(app: FastAPI) -> None:
+    """Bring deployments to where they are wanted, at start and whenever one was put."""
+    deployments: Deployments = app.state.deployments
+    while True:
+        app.state.reconcile.clear()
+        await deployments.reconcile(app.state.generator, run_sync=anyio.to_thread.run_sync)
+        await app.state.reconcile.wait()
+
+
+async def _keep_house(app: FastAPI) -> None:
+    while True:
+        await anyio.to_thread.run_sync(app.state.uploads.expire)
+        await anyio.to_thread.run_sync(app.state.files.expire)
+        await anyio.sleep(HOUSEKEEPING_SECONDS)

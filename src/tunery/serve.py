@@ -1,0 +1,138 @@
+"""`tunery serve`: the ports, the worker process and the engines, started and stopped together."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import uvicorn
+
+from tunery import app, certificates
+from tunery.errors import InvalidRequest
+from tunery.serving.pool import EnginePool
+from tunery.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+RESTART_SECONDS = 1.0
+STOP_SECONDS = 20.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a running service answers; kept in the home folder for `tunery env`."""
+
+    endpoint: str
+    tls_endpoint: str | None
+    ca: str
+
+
+class Port(uvicorn.Server):
+    """A uvicorn server that leaves signals to `serve`, which has two of them to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGINT or SIGTERM."""
+    rooms = app.services(settings)
+    ca, certificate, key = certificates.ensure(settings.home / "tls")
+    engines = EnginePool(
+        rooms.catalog.base_models(),
+        settings.home / "engines",
+        threads=settings.serving_threads,
+        device=settings.device,
+    )
+    application = app.web(rooms, engines)
+    ports = [_port(application, settings.host, settings.port)]
+    if settings.tls_port:
+        ports.append(_port(application, settings.host, settings.tls_port, certificate, key))
+    write_address(settings, ca)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    async with application.router.lifespan_context(application):
+        worker = asyncio.create_task(_keep_worker(settings, stopping))
+        serving = [asyncio.create_task(port.serve()) for port in ports]
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait([*serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopping.set()
+        for port in ports:
+            port.should_exit = True
+        await asyncio.gather(*serving, worker, return_exceptions=True)
+    await engines.close()
+    rooms.close()
+
+
+def refuse_open_host(settings: Settings) -> None:
+    """A fresh service listens on loopback; anything else has to be asked for twice."""
+    if settings.host not in LOOPBACK and not settings.allow_remote:
+        raise InvalidRequest(
+            f"The host {settings.host} is reachable from other machines. Set allow_remote = true in tunery.toml if "
+            "that is wanted, and put a proxy with a certificate of your own in front.",
+            param="host",
+        )
+
+
+def write_address(settings: Settings, ca: Path) -> None:
+    address = Address(settings.endpoint, settings.tls_endpoint if settings.tls_port else None, str(ca.resolve()))
+    (settings.home / "address.json").write_bytes(msgspec.json.encode(address))
+
+
+def read_address(settings: Settings) -> Address:
+    """Raises InvalidRequest if no service was ever started in this home."""
+    path = settings.home / "address.json"
+    if not path.is_file():
+        raise InvalidRequest(f"No service was started in {settings.home} yet. Run: tunery serve --home {settings.home}")
+    return msgspec.json.decode(path.read_bytes(), type=Address)
+
+
+def _port(
+    application: app.FastAPI, host: str, number: int, certificate: Path | None = None, key: Path | None = None
+) -> Port:
+    config = uvicorn.Config(
+        application,
+        host=host,
+        port=number,
+        lifespan="off",
+        log_level="warning",
+        timeout_graceful_shutdown=5,
+        h11_max_incomplete_event_size=64 * 1024,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
+    return Port(config)
+
+
+async def _keep_worker(settings: Settings, stopping: asyncio.Event) -> None:
+    """One worker process, started again whenever it dies. It ends by itself when our end of its stdin closes."""
+    command = [sys.executable, "-m", "tunery", "work", "--home", str(settings.home), "--supervised"]
+    while not stopping.is_set():
+        process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+        ended = asyncio.create_task(process.wait())
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if stopping.is_set():
+            await _stop(process, ended)
+            return
+        logger.error("the worker ended with code %s; starting another", process.returncode)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), RESTART_SECONDS)
+
+
+async def _stop(process: asyncio.subprocess.Process, ended: "asyncio.Task[int]") -> None:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        await asyncio.wait_for(ended, STOP_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()

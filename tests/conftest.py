@@ -1,0 +1,31 @@
+"""Fixtures that several folders of tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fake_training import FakeClock
+from tunery.settings import Settings
+from tunery.store import Store
+from tunery.store.blobs import FolderBlobs
+from tunery.store.database import Database
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: FakeClock) -> Iterator[Store]:
+    """An empty database and blob folder with a clock that tests move."""
+    database = Database(f"sqlite:///{tmp_path / 'tunery.sqlite'}")
+    database.migrate()
+    yield Store(database, FolderBlobs(tmp_path / "blobs"), clock)
+    database.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, models=tmp_path / "models", lease_seconds=15.0)

@@ -1,0 +1,102 @@
+"""Fakes of the training seam and of time: what run.py sees of a trainer, scripted."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tunery.messages import Checkpointed, Finished, Paused, Prepared, Report, Saved, StepMetrics, Stepped, TrainingOrder
+
+
+class FakeClock:
+    """Unix seconds that move only when told to."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class FakeTrainer:
+    """Trains nothing: every order runs `steps` steps of made-up numbers and writes an adapter of fixed bytes.
+
+    `between` is called before each step with (order, step) and may raise `Died` to end the run without a last word.
+    """
+
+    def __init__(self, *, steps: int = 12, between: Callable[[TrainingOrder, int], None] | None = None) -> None:
+        self.steps = steps
+        self.orders: list[TrainingOrder] = []
+        self.between = between or (lambda _order, _step: None)
+
+    def start(self, order: TrainingOrder) -> "FakeRun":
+        self.orders.append(order)
+        return FakeRun(self, order)
+
+
+class Died(Exception):
+    """The fake trainer is gone."""
+
+
+class FakeRun:
+    def __init__(self, trainer: FakeTrainer, order: TrainingOrder) -> None:
+        self._trainer = trainer
+        self._order = order
+        self._pause = False
+        self.stopped = False
+
+    def reports(self, *, wait: float) -> Iterator[Report | None]:
+        first = int(Path(self._order.resume_from).name.split("-")[1]) if self._order.resume_from else 0
+        steps = self._trainer.steps
+        yield Prepared(
+            train_examples=steps,
+            valid_examples=0,
+            steps_per_epoch=steps,
+            total_steps=steps,
+            tokens_per_epoch=steps * 10,
+        )
+        for step in range(first + 1, steps + 1):
+            try:
+                self._trainer.between(self._order, step)
+            except Died:
+                return
+            yield Stepped(metrics=metrics(step), trained_tokens=step * 10, seconds_left=float(steps - step))
+            yield None  # time passes: run.py flushes and renews its lease
+            if self._pause:
+                yield from self._checkpoint(step, final=False)
+                yield self._save(step)
+                yield Paused(step=step)
+                return
+            if step % 5 == 0:
+                yield self._save(step)
+        yield from self._checkpoint(steps, final=True)
+        yield Finished(trained_tokens=steps * 10)
+
+    def pause(self) -> None:
+        self._pause = True
+
+    def stop(self) -> str | None:
+        self.stopped = True
+        return "the fake trainer died"
+
+    def _save(self, step: int) -> Saved:
+        folder = Path(self._order.directory) / f"state-{step}"
+        folder.mkdir()
+        return Saved(step=step, directory=str(folder))
+
+    def _checkpoint(self, step: int, *, final: bool) -> Iterator[Report]:
+        folder = Path(self._order.directory) / f"checkpoint-{step}"
+        folder.mkdir()
+        content = f"{self._order.seed}:{step}".encode()
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (folder / name).write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        yield Checkpointed(step=step, directory=str(folder), digest=digest, metrics=metrics(step), final=final)
+
+
+def metrics(step: int) -> StepMetrics:
+    return StepMetrics(
+        step=step, train_loss=4.0 / step, training_accuracy=0.5, train_mean_token_accuracy=0.75, valid_loss=None
+    )
