@@ -1,0 +1,203 @@
+"""A decoder of the Llama family over frozen weights, run by training and serving alike.
+
+It works on one flat axis of tokens: no batch, no padding. It doesn't know which tokens see which (the caller's
+`Attend` decides: a tree mask, a KV cache), nor which adapter a token belongs to (the caller's `LowRank`), nor where
+the weights came from (loader.py). Llama, Mistral, Qwen2 and Qwen3 differ only in which weights are there.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, q [T, heads, D], k [T, kv_heads, D], v [T, kv_heads, D]) -> [T, heads, D], scaled by D ** -0.5.
+
+q and k already carry their rotary positions.
+"""
+
+Linear = Callable[[Tensor], Tensor]
+"""x [T, in] -> [T, out]"""
+
+GROUPS = {
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "o": ("o_proj",),
+    "gate_up": ("gate_proj", "up_proj"),
+    "down": ("down_proj",),
+}
+"""Linear layers that share their input run as one: the group's output is its members' outputs side by side."""
+
+
+class LowRank(Protocol):
+    """What is added to each group of linear layers: one trained adapter, or many gathered by row."""
+
+    def add(self, layer: int, group: str, x: Tensor, y: Tensor) -> Tensor:
+        """x [T, in] and the base's y [T, out] of a group of `GROUPS` -> y with the low-rank term, [T, out]."""
+        ...
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's stretch of the rotary wavelengths; fields as in config.json (arXiv 2407.21783, section 3.4)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes of a model; field names are those of transformers' LlamaConfig."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_scaling: RopeScaling | None
+    max_position_embeddings: int
+
+    def features(self, target: str) -> tuple[int, int]:
+        """(inputs, outputs) of one linear layer, by its name in `GROUPS`."""
+        heads, kv_heads = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        return {
+            "q_proj": (self.hidden_size, heads),
+            "k_proj": (self.hidden_size, kv_heads),
+            "v_proj": (self.hidden_size, kv_heads),
+            "o_proj": (heads, self.hidden_size),
+            "gate_proj": (self.hidden_size, self.intermediate_size),
+            "up_proj": (self.hidden_size, self.intermediate_size),
+            "down_proj": (self.intermediate_size, self.hidden_size),
+        }[target]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One block's weights; q_norm and k_norm (per head, Qwen3) may be absent."""
+
+    attention_norm: Tensor
+    qkv: Linear
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    o: Linear
+    ffn_norm: Tensor
+    gate_up: Linear
+    down: Linear
+
+
+class DenseLinear:
+    """A frozen matrix [out, in] with an optional bias [out]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight = weight
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class Decoder:
+    """Token ids -> hidden states -> logits. Holds no state between calls, so one object serves many threads."""
+
+    def __init__(
+        self, config: DecoderConfig, *, embedding: Tensor, layers: list[Layer], final_norm: Tensor, head: Linear
+    ) -> None:
+        self.config = config
+        self.embedding = embedding
+        self.layers = layers
+        self.final_norm = final_norm
+        self.head = head
+        self._inverse_frequencies = inverse_frequencies(config).to(embedding.device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+    def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend, lora: LowRank | None = None) -> Tensor:
+        """token_ids [T] and positions [T] (int64, on the decoder's device) -> [T, hidden_size], before the last norm."""
+        cos, sin = self._rotary(positions)
+        x = self.embedding[token_ids]
+        for index, layer in enumerate(self.layers):
+            x = x + self._attention(index, layer, x, cos, sin, attend, lora)
+            x = x + self._feed_forward(index, layer, x, lora)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[rows, hidden_size] -> [rows, vocab_size]. Pass only the rows whose logits are wanted."""
+        return self.head(rms_norm(hidden, self.final_norm, self.config.rms_norm_eps))
+
+    def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        angles = torch.outer(positions.to(torch.float32), self._inverse_frequencies)
+        angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
+        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+
+    def _attention(
+        self, index: int, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, lora: LowRank | None
+    ) -> Tensor:
+        c = self.config
+        x = rms_norm(x, layer.attention_norm, c.rms_norm_eps)
+        qkv = layer.qkv(x)
+        if lora is not None:
+            qkv = lora.add(index, "qkv", x, qkv)
+        qkv = qkv.view(len(x), c.num_attention_heads + 2 * c.num_key_value_heads, c.head_dim)
+        q, k, v = torch.split(qkv, [c.num_attention_heads, c.num_key_value_heads, c.num_key_value_heads], dim=1)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = rms_norm(q, layer.q_norm, c.rms_norm_eps), rms_norm(k, layer.k_norm, c.rms_norm_eps)
+        mixed = attend(index, rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(1)
+        out = layer.o(mixed)
+        return out if lora is None else lora.add(index, "o", mixed, out)
+
+    def _feed_forward(self, index: int, layer: Layer, x: Tensor, lora: LowRank | None) -> Tensor:
+        x = rms_norm(x, layer.ffn_norm, self.config.rms_norm_eps)
+        gate_up = layer.gate_up(x)
+        if lora is not None:
+            gate_up = lora.add(index, "gate_up", x, gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        inner = F.silu(gate) * up
+        out = layer.down(inner)
+        return out if lora is None else lora.add(index, "down", inner, out)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Over the last axis, computed in float32 whatever x's dtype (arXiv 1910.07467)."""
+    wide = x.to(torch.float32)
+    return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions, Hugging Face's half-split layout (arXiv 2104.09864); x [T, heads, D], cos and sin [T, 1, D]."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def inverse_frequencies(config: DecoderConfig) -> Tensor:
+    """[head_dim / 2] in float32."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).to(torch.float32) / config.head_dim
+    plain = 1.0 / (config.rope_theta**exponents)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return plain
+    wavelength = 2 * math.pi / plain
+    original, low, high = scaling.original_max_position_embeddings, scaling.low_freq_factor, scaling.high_freq_factor
+    smooth = ((original / wavelength - low) / (high - low)).clamp(0, 1)
+    return (1 - smooth) * plain / scaling.factor + smooth * plain
+
+
+def attend_causally(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The `Attend` of one whole sequence on its own."""
+    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return mixed.squeeze(0).transpose(0, 1)

@@ -1,0 +1,176 @@
+"""Reads a Hugging Face folder (config.json, safetensors) into a `Decoder`. Never unpickles, never runs its code."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from tunery.errors import InvalidRequest
+from tunery.models.decoder import GROUPS, Decoder, DecoderConfig, DenseLinear, Layer, Linear, RopeScaling
+
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+"""Values of config.json's model_type whose models are this decoder, biases and head norms found by their weights."""
+
+_REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "rms_norm_eps",
+    "max_position_embeddings",
+)
+
+MakeLinear = Callable[[Tensor, Tensor | None], Linear]
+"""(weight [out, in], bias [out] or None) -> the layer; serving passes one that packs the weight first."""
+
+
+def load(
+    directory: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    linear: _REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "rms_norm_eps",
+    "max_position_embeddings",
+)
+
+MakeLinear = DenseLinear,
+) -> Decoder:
+    """Raises InvalidRequest, naming the file, if the folder isn't a model of `ARCHITECTURES` in safetensors.
+
+    Tested on the CPU only; nothing here is specific to it.
+    """
+    folder = Path(directory)
+    config, tied = read_config(folder)
+    weights = _Weights(folder, torch.device(device), dtype)
+    embedding = weights["model.embed_tokens.weight"]
+    if embedding.shape != (config.vocab_size, config.hidden_size):
+        raise InvalidRequest(f"{folder.name}: the embedding's shape {tuple(embedding.shape)} isn't config.json's.")
+    return Decoder(
+        config,
+        embedding=embedding,
+        layers=[_layer(weights, f"model.layers.{i}.", linear) for i in range(config.num_hidden_layers)],
+        final_norm=weights["model.norm.weight"],
+        head=linear(embedding if tied else weights["lm_head.weight"], None),
+    )
+
+
+def read_config(folder: Path) -> tuple[DecoderConfig, bool]:
+    """The sizes, and whether input and output embeddings are one matrix."""
+    raw = _json(folder / "config.json")
+    _refuse_unsupported(raw, folder)
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    config = DecoderConfig(
+        vocab_size=raw["vocab_size"],
+        hidden_size=raw["hidden_size"],
+        intermediate_size=raw["intermediate_size"],
+        num_hidden_layers=raw["num_hidden_layers"],
+        num_attention_heads=raw["num_attention_heads"],
+        num_key_value_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
+        head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
+        rms_norm_eps=raw["rms_norm_eps"],
+        rope_theta=rope.get("rope_theta") or raw.get("rope_theta") or 10_000.0,
+        rope_scaling=_rope_scaling(rope, folder),
+        max_position_embeddings=raw["max_position_embeddings"],
+    )
+    return config, bool(raw.get("tie_word_embeddings", False))
+
+
+def _refuse_unsupported(raw: Mapping[str, Any], folder: Path) -> None:
+    if raw.get("model_type") not in ARCHITECTURES:
+        found, known = raw.get("model_type"), ", ".join(ARCHITECTURES)
+        raise InvalidRequest(f"{folder.name}: architecture '{found}' isn't supported; supported: {known}.")
+    missing = [key for key in _REQUIRED if key not in raw]
+    if missing:
+        raise InvalidRequest(f"{folder.name}: config.json lacks {', '.join(missing)}.")
+    if raw.get("hidden_act", "silu") != "silu":
+        raise InvalidRequest(f"{folder.name}: activation '{raw['hidden_act']}' isn't supported, only 'silu'.")
+    if raw.get("sliding_window") and raw.get("use_sliding_window", True):
+        raise InvalidRequest(f"{folder.name}: sliding-window attention isn't supported.")
+
+
+def _rope_scaling(rope: Mapping[str, Any], folder: Path) -> RopeScaling | None:
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise InvalidRequest(f"{folder.name}: rotary scaling '{kind}' isn't supported, only 'default' and 'llama3'.")
+    return RopeScaling(
+        factor=rope["factor"],
+        low_freq_factor=rope["low_freq_factor"],
+        high_freq_factor=rope["high_freq_factor"],
+        original_max_position_embeddings=rope["original_max_position_embeddings"],
+    )
+
+
+class _Weights:
+    """Tensors by Hugging Face name, each read when asked for, from one safetensors file or several."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self._folder, self._device, self._dtype = folder, device, dtype
+        self._file_of = _shards(folder)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._file_of:
+            raise InvalidRequest(f"{self._folder.name}: the weights lack {name}.")
+        with safe_open(self._file_of[name], framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor.to(device=self._device, dtype=self._dtype)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
+    def get(self, name: str) -> Tensor | None:
+        return self[name] if name in self else None
+
+
+def _shards(folder: Path) -> dict[str, Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        # only the name's last part: an index from elsewhere must not lead out of its folder
+        return {name: folder / Path(file).name for name, file in _json(index)["weight_map"].items()}
+    single = folder / "model.safetensors"
+    if not single.exists():
+        raise InvalidRequest(f"{folder.name}: no model.safetensors. Other formats aren't read: they may run code.")
+    with safe_open(single, framework="pt") as file:
+        return dict.fromkeys(file.keys(), single)
+
+
+def _layer(weights: _Weights, prefix: str, linear: MakeLinear) -> Layer:
+    def grouped(group: str, block: str) -> Linear:
+        names = [f"{prefix}{block}.{target}" for target in GROUPS[group]]
+        weight = torch.cat([weights[f"{name}.weight"] for name in names])
+        biased = f"{names[0]}.bias" in weights
+        return linear(weight, torch.cat([weights[f"{name}.bias"] for name in names]) if biased else None)
+
+    return Layer(
+        attention_norm=weights[f"{prefix}input_layernorm.weight"],
+        qkv=grouped("qkv", "self_attn"),
+        q_norm=weights.get(f"{prefix}self_attn.q_norm.weight"),
+        k_norm=weights.get(f"{prefix}self_attn.k_norm.weight"),
+        o=grouped("o", "self_attn"),
+        ffn_norm=weights[f"{prefix}post_attention_layernorm.weight"],
+        gate_up=grouped("gate_up", "mlp"),
+        down=grouped("down", "mlp"),
+    )
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InvalidRequest(
+            f"{path.parent.name}: no {path.name}. A model is a folder in Hugging Face's layout."
+        ) from None
+    except ValueError as error:
+        raise InvalidRequest(f"{path.parent.name}: {path.name} isn't JSON: {error}.") from None

@@ -1,0 +1,181 @@
+"""A LoRA adapter on every linear layer, in PEFT's file format. Knows no optimiser and no base weights.
+
+PEFT's format (peft 0.21): adapter_config.json and adapter_model.safetensors with two matrices per linear layer,
+`base_model.model.model.layers.{i}.{block}.{target}.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank]; the
+layer adds scale * x @ A.T @ B.T, scale = alpha / rank (alpha / sqrt(rank) with use_rslora). Source: arXiv 2106.09685.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tunery.errors import InvalidRequest
+from tunery.models.decoder import GROUPS, DecoderConfig
+from tunery.models.folders import written
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+TARGETS = tuple(target for group in GROUPS.values() for target in group)
+_BLOCK = {target: "mlp" if target in ("gate_proj", "up_proj", "down_proj") else "self_attn" for target in TARGETS}
+
+
+class Lora:
+    """One adapter, a `LowRank`: `a[group][layer]` is [members * rank, in], `b[target][layer]` is [out, rank]."""
+
+    def __init__(self, config: DecoderConfig, rank: int, scale: float, tensors: dict[str, Tensor]) -> None:
+        """`tensors` by PEFT name; targets that are absent add nothing until trained."""
+        self.config, self.rank, self.scale = config, rank, scale
+        layers = range(config.num_hidden_layers)
+        self.b = {t: [tensors[peft_name(i, t, "B")] for i in layers] for t in TARGETS}
+        self.a = {
+            group: [torch.cat([tensors[peft_name(i, t, "A")] for t in members]) for i in layers]
+            for group, members in GROUPS.items()
+        }
+
+    @classmethod
+    def fresh(cls, config: DecoderConfig, *, rank: int, alpha: float, seed: int) -> "Lora":
+        """PEFT's start: A uniform in +-1/sqrt(in) (kaiming with a = sqrt 5), B zero. The seed decides every bit."""
+        return cls(config, rank, alpha / rank, _initial(config, rank, seed))
+
+    @classmethod
+    def load(cls, directory: str | Path, config: DecoderConfig) -> "Lora":
+        """Raises InvalidRequest, saying what is wrong, for anything but a plain LoRA that fits the base model."""
+        folder = Path(directory)
+        rank, scale = _read_config(folder)
+        tensors = _initial(config, rank, seed=0)
+        for name, tensor in _read_tensors(folder).items():
+            if name not in tensors:
+                raise InvalidRequest(f"The adapter has a tensor '{name}', which isn't a LoRA of this base model.")
+            if tensor.shape != tensors[name].shape:
+                found, wanted = tuple(tensor.shape), tuple(tensors[name].shape)
+                raise InvalidRequest(
+                    f"The adapter's tensor '{name}' has shape {found}; this base model needs {wanted}."
+                )
+            tensors[name] = tensor.to(torch.float32)
+        return cls(config, rank, scale, tensors)
+
+    def to(self, device: str | torch.device, dtype: torch.dtype) -> "Lora":
+        tensors = {name: tensor.to(device=device, dtype=dtype) for name, tensor in self.tensors().items()}
+        return Lora(self.config, self.rank, self.scale, tensors)
+
+    def save(self, directory: str | Path, base_model: str) -> None:
+        """Writes PEFT's two files, durably and all or nothing. Equal adapters give equal bytes."""
+        with written(Path(directory)) as folder:
+            self.write(folder, base_model)
+
+    def write(self, folder: Path, base_model: str) -> None:
+        """`save` for a caller who puts more into the same folder and sees to its durability."""
+        text = json.dumps(_peft_config(self.rank, self.scale * self.rank, base_model), indent=2, sort_keys=True)
+        (folder / CONFIG_FILE).write_text(text + "\n", "utf-8")
+        tensors = {name: t.detach().cpu().contiguous() for name, t in sorted(self.tensors().items())}
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+    def parameters(self) -> list[Tensor]:
+        """The tensors an optimiser moves, always in the same order."""
+        return [t for stacks in (self.a, self.b) for name in sorted(stacks) for t in stacks[name]]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By PEFT name; A matrices are views into their group's stack."""
+        found = {peft_name(i, t, "B"): b for t, stack in self.b.items() for i, b in enumerate(stack)}
+        for group, members in GROUPS.items():
+            for i, stacked in enumerate(self.a[group]):
+                parts = torch.split(stacked, self.rank)
+                found |= {peft_name(i, t, "A"): part for t, part in zip(members, parts, strict=True)}
+        return found
+
+    def add(self, layer: int, group: str, x: Tensor, y: Tensor) -> Tensor:
+        low = F.linear(x, self.a[group][layer]) * self.scale
+        members = GROUPS[group]
+        if len(members) == 1:
+            return y + F.linear(low, self.b[members[0]][layer])
+        parts = zip(members, torch.split(low, self.rank, dim=-1), strict=True)
+        return y + torch.cat([F.linear(part, self.b[t][layer]) for t, part in parts], dim=-1)
+
+
+def peft_name(layer: int, target: str, side: str) -> str:
+    """A tensor's name in adapter_model.safetensors; `side` is "A" or "B"."""
+    return f"base_model.model.model.layers.{layer}.{_BLOCK[target]}.{target}.lora_{side}.weight"
+
+
+def digest(directory: str | Path) -> str:
+    """SHA-256, in hexadecimal, over adapter_config.json and then adapter_model.safetensors."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        with (Path(directory) / name).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _initial(config: DecoderConfig, rank: int, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for layer in range(config.num_hidden_layers):
+        for target in TARGETS:
+            inputs, outputs = config.features(target)
+            bound = 1 / math.sqrt(inputs)
+            a = torch.empty(rank, inputs).uniform_(-bound, bound, generator=generator)
+            tensors[peft_name(layer, target, "A")] = a
+            tensors[peft_name(layer, target, "B")] = torch.zeros(outputs, rank)
+    return tensors
+
+
+def _peft_config(rank: int, alpha: float, base_model: str) -> dict[str, Any]:
+    return {
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": sorted(TARGETS),
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def _read_config(folder: Path) -> tuple[int, float]:
+    """(rank, scale); refuses what would make the adapter mean something else than `Lora.add`."""
+    try:
+        raw = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+        rank, alpha = int(raw["r"]), float(raw["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(f"The adapter's {CONFIG_FILE} can't be read: {error!r}.") from None
+    if raw.get("peft_type") != "LORA":
+        raise InvalidRequest(f"The adapter's type is {raw.get('peft_type')}; only LORA is supported.")
+    changed = ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication")
+    for key in changed:
+        if raw.get(key):
+            raise InvalidRequest(f"The adapter uses '{key}', which isn't supported.")
+    if raw.get("bias", "none") != "none":
+        raise InvalidRequest("The adapter trains biases, which isn't supported.")
+    if not 1 <= rank <= 1024:
+        raise InvalidRequest(f"The adapter's rank is {rank}; it must lie between 1 and 1024.")
+    return rank, alpha / (math.sqrt(rank) if raw.get("use_rslora") else rank)
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(folder / WEIGHTS_FILE)
+    except FileNotFoundError:
+        raise InvalidRequest(
+            f"The adapter has no {WEIGHTS_FILE}. Other formats aren't read: they may run code."
+        ) from None
+    except SafetensorError as error:
+        raise InvalidRequest(f"The adapter's {WEIGHTS_FILE} is damaged: {error}.") from None
+    if not tensors:
+        raise InvalidRequest("The adapter holds no tensors.")
+    return tensors
