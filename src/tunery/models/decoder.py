@@ -127,7 +127,7 @@ class Decoder:
         return self.embedding.dtype
 
     def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend, lora: LowRank | None = None) -> Tensor:
-        """token_ids [T] and positions [T] (int64, on the decoder's device) -> [T, hidden_size], before the last norm."""
+        """token_ids [T], positions [T] (int64, on the decoder's device) -> [T, hidden_size], before the last norm."""
         cos, sin = self._rotary(positions)
         x = self.embedding[token_ids]
         for index, layer in enumerate(self.layers):

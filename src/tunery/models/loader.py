@@ -34,17 +34,7 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     *,
-    linear: _REQUIRED = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "rms_norm_eps",
-    "max_position_embeddings",
-)
-
-MakeLinear = DenseLinear,
+    linear: MakeLinear = DenseLinear,
 ) -> Decoder:
     """Raises InvalidRequest, naming the file, if the folder isn't a model of `ARCHITECTURES` in safetensors.
 
@@ -130,8 +120,8 @@ class _Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
 
-    def get(self, name: str) -> Tensor | None:
-        return self[name] if name in self else None
+    def find(self, name: str) -> Tensor | None:
+        return self[name] if name in self._file_of else None
 
 
 def _shards(folder: Path) -> dict[str, Path]:
@@ -156,8 +146,8 @@ def _layer(weights: _Weights, prefix: str, linear: MakeLinear) -> Layer:
     return Layer(
         attention_norm=weights[f"{prefix}input_layernorm.weight"],
         qkv=grouped("qkv", "self_attn"),
-        q_norm=weights.get(f"{prefix}self_attn.q_norm.weight"),
-        k_norm=weights.get(f"{prefix}self_attn.k_norm.weight"),
+        q_norm=weights.find(f"{prefix}self_attn.q_norm.weight"),
+        k_norm=weights.find(f"{prefix}self_attn.k_norm.weight"),
         o=grouped("o", "self_attn"),
         ffn_norm=weights[f"{prefix}post_attention_layernorm.weight"],
         gate_up=grouped("gate_up", "mlp"),
