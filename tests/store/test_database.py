@@ -1,0 +1,60 @@
+"""The schema in code and the one that migrations build are the same; transactions hold what they promise."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from tests.test_queue import add_account, add_job, all_jobs
+from tunery.store import Store
+from tunery.store.database import Database, jobs, schema
+
+
+def test_migrations_build_the_schema_that_the_code_names(store: Store) -> None:
+    with store.database.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema) == []
+
+
+def test_migrating_twice_changes_nothing(store: Store) -> None:
+    add_account(store, 1)
+    add_job(store, 1, 1)
+    store.database.migrate()
+    assert len(all_jobs(store)) == 1
+
+
+def test_an_error_inside_a_transaction_undoes_all_of_it(store: Store) -> None:
+    add_account(store, 1)
+    with pytest.raises(RuntimeError), store.database.begin() as connection:
+        connection.execute(sa.text("DELETE FROM accounts"))
+        raise RuntimeError
+    add_job(store, 1, 1)  # its account is still there
+
+
+def test_writers_wait_for_each_other_instead_of_failing(store: Store) -> None:
+    add_account(store, 1)
+    add_job(store, 1, 1)
+
+    def raise_step() -> None:
+        for _ in range(25):
+            with store.database.begin() as connection:
+                step = connection.execute(sa.select(jobs.c.step)).scalar_one()
+                connection.execute(sa.update(jobs).values(step=step + 1))
+
+    threads = [threading.Thread(target=raise_step) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all_jobs(store)[0].step == 100
+
+
+def test_sqlite_is_durable_and_keeps_its_references(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'x.sqlite'}")
+    with database.read() as connection:
+        pragma = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in
+                  ("journal_mode", "synchronous", "foreign_keys")}  # fmt: skip
+    assert pragma == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+    database.close()

@@ -1,0 +1,105 @@
+"""Who may import whom (docs/why.md draws it). Layers import to the right, never back; torch stays in its rooms."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "tunery"
+
+LAYERS = [
+    {"__main__"},
+    {"cli"},
+    {"demo"},
+    {"serve"},
+    {"app"},
+    {"api", "worker"},
+    {"run"},
+    {"deployments", "uploads"},
+    {"jobs"},
+    {"files", "queue"},
+    {"catalog", "access"},
+    {"examples", "recipe", "certificates"},
+    {"store"},
+    {"records", "messages", "settings"},
+    {"errors"},
+]
+ENGINES = {"training", "serving", "models"}
+ENGINE_MAY_IMPORT = {
+    "training": {"models", "messages", "records", "errors", "examples"},
+    "serving": {"models", "messages", "records", "errors"},
+    "models": {"messages", "records", "errors"},
+}
+SEAMS = {
+    ("app", "tunery.training.local"),
+    ("app", "tunery.serving.pool"),
+    ("serve", "tunery.serving.pool"),
+    ("cli", "tunery.models.bundled"),
+}
+"""Where an implementation is plugged in: the wiring, and nothing else, names it."""
+TORCH_ROOMS = ENGINES
+TORCH_FREE = {"training/local.py", "training/__init__.py", "serving/client.py", "serving/pool.py", "serving/wire.py",
+              "serving/__init__.py", "models/__init__.py", "models/bundled.py", "models/gguf.py"}  # fmt: skip
+
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if "migrations" not in path.parts)
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [f"{node.module}.{name.name}" for name in node.names]
+    return found
+
+
+def layer(name: str) -> int:
+    return next(number for number, rooms in enumerate(LAYERS) if name in rooms)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_one_way(path: Path) -> None:
+    here = room(path)
+    for name in imports(path):
+        if not name.startswith("tunery."):
+            continue
+        there = name.split(".")[1]
+        if there == here or here == "__init__" or any(here == h and name.startswith(n) for h, n in SEAMS):
+            continue
+        if here in ENGINES:
+            assert there in ENGINE_MAY_IMPORT[here], f"{here} imports {name}"
+            continue
+        assert there not in ENGINES, f"{here} imports {name}: only the wiring plugs engines in"
+        assert layer(here) < layer(there), f"{here} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_torch_is_imported_in_its_rooms_only(path: Path) -> None:
+    uses = any(name.split(".")[0] in ("torch", "transformers", "peft") for name in imports(path))
+    allowed = room(path) in TORCH_ROOMS and str(path.relative_to(SOURCE)) not in TORCH_FREE
+    assert allowed or not uses
+
+
+def test_the_environment_is_read_in_settings_only() -> None:
+    readers = [path.name for path in MODULES if "environ" in path.read_text() or "getenv" in path.read_text()]
+    assert [name for name in readers if name != "settings.py"] in ([], ["journey.py"])
+
+
+def test_no_module_is_longer_than_600_lines_and_no_function_than_60() -> None:
+    for path in MODULES:
+        text = path.read_text()
+        assert text.count("\n") <= 600, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}:{node.name}"
+
+
+def test_nothing_unpickles() -> None:
+    for path in MODULES:
+        assert not {"pickle", "cloudpickle", "dill", "marshal", "shelve"} & set(imports(path)), path
+        assert "torch.load" not in path.read_text(), path
