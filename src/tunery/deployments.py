@@ -35,8 +35,12 @@ USE_SECONDS = 60
 class Mounter(Protocol):
     """What deployments need of an engine: load the adapter and prove that it answers as the trainer did."""
 
-    async def mount(self, base: str, adapter: Adapter | None) -> None:
-        """Raises a TuneryError that says why it doesn't answer."""
+    async def start(self, base_name: str) -> None:
+        """Load a base. Raises a TuneryError that says why it doesn't answer."""
+        ...
+
+    async def mount(self, base_name: str, adapter: Adapter) -> None:
+        """Load an adapter and run its probe. Raises a TuneryError that says why it doesn't answer."""
         ...
 
 
@@ -189,9 +193,11 @@ class Deployments:
         for deployment in await run_sync(self._creating):
             base = self._catalog.base(deployment.base)
             assert base is not None
-            adapter = None if deployment.adapter is None else self._catalog.adapter(deployment.adapter)
             try:
-                await mounter.mount(base.model.name, adapter)
+                if deployment.adapter is None:
+                    await mounter.start(base.model.name)
+                else:
+                    await mounter.mount(base.model.name, self._catalog.adapter(deployment.adapter))
             except (EngineUnavailable, InvalidRequest) as error:
                 await run_sync(self._settle, deployment, DeploymentState.FAILED, error.message)
             else:

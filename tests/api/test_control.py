@@ -1,0 +1,213 @@
+"""Deployments through ARM, as the guide's requests, az and SDK pollers send them, and what the data plane makes of them."""
+
+import time
+
+import openai
+import pytest
+import requests
+
+from tests.api.test_jobs import BASE, tune
+from tests.live import LiveService
+from tunery.errors import EngineUnavailable
+
+
+def body(model: str, **sku: object) -> dict:
+    return {
+        "sku": {"name": "standard", "capacity": 1, **sku},
+        "properties": {"model": {"format": "OpenAI", "name": model, "version": "1"}},
+    }
+
+
+def settled(service: LiveService, name: str) -> dict:
+    for _ in range(100):
+        shown = service.arm("GET", f"/deployments/{name}").json()
+        if shown["properties"]["provisioningState"] != "Creating":
+            return shown
+        time.sleep(0.05)
+    raise AssertionError(shown)
+
+
+def deploy(service: LiveService, name: str, model: str) -> dict:
+    response = service.arm("PUT", f"/deployments/{name}", json=body(model))
+    assert response.status_code == 201, response.text
+    return settled(service, name)
+
+
+@pytest.fixture
+def model(service: LiveService) -> str:
+    return tune(service).fine_tuned_model
+
+
+def test_put_is_201_with_a_poll_url_then_200_and_reads_back(service: LiveService, model: str) -> None:
+    first = service.arm("PUT", "/deployments/put", json=body(model))
+    assert first.status_code == 201
+    assert first.headers["Retry-After"] == "1"
+    operation = first.headers["Azure-AsyncOperation"]
+    done = settled(service, "put")
+    assert done["properties"]["provisioningState"] == "Succeeded"
+    assert done["sku"] == {"name": "Standard", "capacity": 1}
+    assert done["properties"]["model"] == {"format": "OpenAI", "name": model, "version": "1"}
+    headers = {"Authorization": f"Bearer {service.token}"}
+    polled = requests.get(operation, headers=headers, verify=str(service.ca), timeout=5)
+    assert polled.json()["status"] == "Succeeded"
+    assert service.arm("PUT", "/deployments/put", json=body(model)).status_code == 200
+    assert "put" in [found["name"] for found in service.arm("GET", "/deployments").json()["value"]]
+
+
+def test_post_is_answered_like_put_and_paths_match_in_any_case(service: LiveService, model: str) -> None:
+    assert service.arm("POST", "/DEPLOYMENTS/Posted", json=body(model)).status_code == 201
+    settled(service, "posted")
+    path = service.account.arm_id.lower().replace("resourcegroups", "RESOURCEGROUPS") + "/deployments/POSTED"
+    found = requests.get(
+        service.rooms.settings.tls_endpoint + path,
+        params={"api-version": "2026-05-15-preview"},
+        headers={"Authorization": f"Bearer {service.token}"},
+        verify=str(service.ca),
+        timeout=5,
+    )
+    assert found.json()["name"] == "Posted"
+
+
+@pytest.mark.parametrize("capacity", ["1", 1, "20"])
+def test_az_s_string_and_the_sdk_s_number_are_both_a_capacity(
+    service: LiveService, model: str, capacity: object
+) -> None:
+    response = service.arm("PUT", "/deployments/capacity", json=body(model, capacity=capacity))
+    assert response.status_code == 201
+    assert response.json()["sku"]["capacity"] == int(str(capacity))
+    service.arm("DELETE", "/deployments/capacity")
+
+
+def test_a_custom_model_has_one_deployment_and_the_error_names_it(service: LiveService, model: str) -> None:
+    deploy(service, "only", model)
+    second = service.arm("PUT", "/deployments/second", json=body(model))
+    assert second.status_code == 409
+    assert second.json()["error"]["code"] == "DuplicatedDeploymentForSameModel"
+    assert "only" in second.json()["error"]["message"]
+    other = service.arm("PUT", "/deployments/only", json=body(BASE))
+    assert other.json()["error"]["code"] == "CannotChangeDeploymentModel"
+
+
+def test_a_deployed_model_can_t_be_deleted_until_its_deployment_is(service: LiveService, model: str) -> None:
+    deploy(service, "holds", model)
+    client = service.azure(max_retries=2)
+    with pytest.raises(openai.ConflictError) as refused:
+        client.models.delete(model)
+    assert refused.value.response.headers["x-should-retry"] == "false"
+    assert service.arm("DELETE", "/deployments/holds").status_code == 200
+    assert service.arm("DELETE", "/deployments/holds").status_code == 204
+    assert client.models.delete(model).deleted
+
+
+def test_patch_changes_sku_and_tags_only(service: LiveService, model: str) -> None:
+    deploy(service, "patched", model)
+    patched = service.arm(
+        "PATCH", "/deployments/patched", json={"sku": {"name": "GlobalStandard", "capacity": "7"}, "tags": {"a": "b"}}
+    )
+    assert patched.json()["sku"] == {"name": "GlobalStandard", "capacity": 7}
+    assert patched.json()["tags"] == {"a": "b"}
+    assert service.arm("PATCH", "/deployments/none", json={}).status_code == 404
+
+
+def test_a_deployment_whose_engine_refuses_is_failed_with_the_reason_and_can_be_put_again(
+    service: LiveService, model: str
+) -> None:
+    service.engines.broken = EngineUnavailable("trainer and server differ by 0.5")
+    try:
+        failed = deploy(service, "broken", model)
+    finally:
+        service.engines.broken = None
+    assert failed["properties"]["provisioningState"] == "Failed"
+    assert "differ by 0.5" in failed["properties"]["error"]["message"]
+    with pytest.raises(openai.APIStatusError) as unavailable:
+        service.azure().chat.completions.create(model="broken", messages=[{"role": "user", "content": "x"}])
+    assert unavailable.value.status_code == 503
+    assert service.arm("PUT", "/deployments/broken", json=body(model)).status_code == 200
+    assert settled(service, "broken")["properties"]["provisioningState"] == "Succeeded"
+
+
+def test_a_deployment_answers_and_its_use_is_noted(service: LiveService, model: str) -> None:
+    deploy(service, "chat", model)
+    answer = service.azure().chat.completions.create(model="chat", messages=[{"role": "user", "content": "x"}])
+    assert answer.model == model
+    assert service.rooms.deployments.get(service.account.id, "chat").last_used_at is not None
+    with pytest.raises(openai.NotFoundError) as missing:
+        service.azure().chat.completions.create(model="nothing", messages=[{"role": "user", "content": "x"}])
+    assert missing.value.code == "DeploymentNotFound"
+
+
+def test_the_guide_s_forgotten_question_mark_is_named(service: LiveService, model: str) -> None:
+    path = f"/deployments/{'name'}api-version=2023-05-01"
+    response = service.arm("POST", path, params={}, json=body(model))
+    assert response.status_code == 400
+    assert "'?'" in response.json()["error"]["message"]
+    assert "name?api-version=2023-05-01" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "headers", "status", "code"),
+    [
+        ("/deployments", {}, None, 400, "MissingApiVersionParameter"),
+        ("/deployments", {"api-version": "soon"}, None, 400, "InvalidApiVersionParameter"),
+        ("/deployments", None, {}, 401, "AuthenticationFailed"),
+        ("/deployments", None, {"Authorization": "Bearer nonsense"}, 401, "AuthenticationFailed"),
+        ("/deployments/none", None, None, 404, "ResourceNotFound"),
+        ("x/deployments", None, None, 404, "ResourceNotFound"),
+    ],
+)
+def test_arm_errors_have_arm_s_shape(
+    service: LiveService, path: str, params: dict | None, headers: dict | None, status: int, code: str
+) -> None:
+    more = {key: value for key, value in (("params", params), ("headers", headers)) if value is not None}
+    response = service.arm("GET", path, **more)
+    assert response.status_code == status
+    assert response.json()["error"]["code"] == code
+
+
+def test_a_key_of_the_data_plane_opens_no_arm_route(service: LiveService) -> None:
+    for headers in ({"api-key": service.key}, {"Authorization": f"Bearer {service.key}"}):
+        assert service.arm("GET", "/deployments", headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (
+            {"properties": {"model": {"name": "unknown", "format": "OpenAI", "version": "1"}}},
+            "DeploymentModelNotSupported",
+        ),
+        ({"properties": {}}, "BadRequest"),
+        ({"sku": {"name": "Gold", "capacity": 1}}, "BadRequest"),
+        ({"sku": {"name": "Standard", "capacity": "0"}}, "BadRequest"),
+        ({"sku": {"name": "Standard", "capacity": "lots"}}, "BadRequest"),
+    ],
+)
+def test_a_put_that_can_t_be_says_why(service: LiveService, change: dict, code: str) -> None:
+    response = service.arm("PUT", "/deployments/bad", json={**body(BASE), **change})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == code
+
+
+def test_a_tuned_model_has_version_1_and_a_source_has_to_be_known(service: LiveService, model: str) -> None:
+    for change in ({"version": "2"}, {"source": "/subscriptions/x/resourceGroups/y/providers/z/accounts/w"}):
+        wanted = body(model)
+        wanted["properties"]["model"] |= change
+        response = service.arm("PUT", "/deployments/bad", json=wanted)
+        assert response.json()["error"]["code"] == "DeploymentModelNotSupported"
+    same = body(model)
+    same["properties"]["model"]["source"] = service.account.arm_id
+    assert service.arm("PUT", "/deployments/sourced", json=same).status_code == 201
+
+
+@pytest.mark.parametrize("name", ["a b", "-x", "x" * 65, "ä"])
+def test_a_deployment_s_name_has_azure_s_alphabet(service: LiveService, name: str) -> None:
+    response = service.arm("PUT", f"/deployments/{name}", json=body(BASE))
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "InvalidResourceName"
+
+
+def test_chat_on_a_completion_model_is_not_supported(service: LiveService) -> None:
+    deploy(service, "davinci", "davinci-002")
+    with pytest.raises(openai.BadRequestError) as refused:
+        service.azure().chat.completions.create(model="davinci", messages=[{"role": "user", "content": "x"}])
+    assert refused.value.code == "OperationNotSupported"

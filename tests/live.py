@@ -1,0 +1,140 @@
+"""A live service inside the test process: the real web application on real ports, scripted trainer and engine."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import requests
+import uvicorn
+
+from tests.fake_training import FakeTrainer
+from tests.fakes import FakeGenerator
+from tunery import app as wiring
+from tunery import certificates
+from tunery.app import Services
+from tunery.errors import TuneryError
+from tunery.messages import Adapter
+from tunery.run import Bench
+from tunery.serve import Port
+from tunery.settings import Settings
+from tunery.worker import Worker
+
+VERSION = "2024-10-21"
+
+
+class FakeEngines(FakeGenerator):
+    """Answers what FakeGenerator was told to, and mounts what it is asked to unless `broken` says otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken: TuneryError | None = None
+        self.mounted: list[str] = []
+
+    async def start(self, base_name: str) -> None:
+        await self._bring_up(base_name)
+
+    async def mount(self, base_name: str, adapter: Adapter) -> None:
+        assert Path(adapter.directory).is_dir()
+        await self._bring_up(adapter.digest)
+
+    async def _bring_up(self, name: str) -> None:
+        if self.broken is not None:
+            raise self.broken
+        self.mounted.append(name)
+
+
+class LiveService:
+    """A running service with one worker; every door a client may use."""
+
+    def __init__(self, rooms: Services, engines: FakeEngines, trainer: FakeTrainer, ca: Path) -> None:
+        self.rooms, self.engines, self.trainer, self.ca = rooms, engines, trainer, ca
+        self.account = rooms.access.first_account()
+        self.key = rooms.access.keys(self.account)[0]
+        self.base = rooms.settings.endpoint
+        self.token = rooms.access.issue_token(name="tests", audience=rooms.settings.arm_audience)
+
+    def azure(self, **more: Any) -> openai.AzureOpenAI:
+        given = {"azure_endpoint": self.base, "api_key": self.key, "api_version": VERSION, "max_retries": 0, **more}
+        return openai.AzureOpenAI(**given)
+
+    def v1(self, **more: Any) -> openai.OpenAI:
+        return openai.OpenAI(**{"base_url": f"{self.base}/openai/v1/", "api_key": self.key, "max_retries": 0, **more})
+
+    def http(self, method: str, path: str, **more: Any) -> requests.Response:
+        """A data-plane request with key and version; `params` and `headers` replace them."""
+        given = {"params": {"api-version": VERSION}, "headers": {"api-key": self.key}, "timeout": 30, **more}
+        return requests.request(method, self.base + path, **given)
+
+    def arm(self, method: str, path: str = "", **more: Any) -> requests.Response:
+        """A control-plane request below this account, over TLS, checked against the service's own CA."""
+        given = {
+            "params": {"api-version": "2023-05-01"},
+            "headers": {"Authorization": f"Bearer {self.token}"},
+            "verify": str(self.ca),
+            "timeout": 30,
+            **more,
+        }
+        return requests.request(method, self.rooms.settings.tls_endpoint + self.account.arm_id + path, **given)
+
+
+@contextmanager
+def live_service(home: Path, **options: Any) -> Iterator[LiveService]:
+    settings = Settings(home=home, models=home / "models", port=free_port(), tls_port=free_port(), **options)
+    rooms = wiring.services(settings)
+    engines, trainer = FakeEngines(), FakeTrainer()
+    stopping = threading.Event()
+    worker = Worker(Bench(rooms.store, settings, rooms.catalog, rooms.files, trainer, stopping))
+    paths = certificates.ensure(home / "tls")
+    ready, loop_box = threading.Event(), {}
+    web = threading.Thread(target=lambda: asyncio.run(_serve(rooms, engines, paths, ready, loop_box)))
+    work = threading.Thread(target=worker.run)
+    web.start()
+    work.start()
+    assert ready.wait(30)
+    try:
+        yield LiveService(rooms, engines, trainer, paths.ca)
+    finally:
+        loop_box["stop"]()
+        worker.stop()
+        web.join()
+        work.join()
+        rooms.close()
+
+
+async def _serve(
+    rooms: Services, engines: FakeEngines, paths: certificates.Certificates, ready: threading.Event, box: dict[str, Any]
+) -> None:
+    settings = rooms.settings
+    application = wiring.web(rooms, engines)  # type: ignore[arg-type]
+    common: dict[str, Any] = {"host": "127.0.0.1", "lifespan": "off", "log_level": "warning"}
+    ports = [
+        Port(uvicorn.Config(application, port=settings.port, **common)),
+        Port(
+            uvicorn.Config(
+                application, port=settings.tls_port, ssl_certfile=paths.certificate, ssl_keyfile=paths.key, **common
+            )
+        ),
+    ]
+
+    def stop() -> None:
+        for port in ports:
+            port.should_exit = True
+
+    box["stop"] = stop
+    async with application.router.lifespan_context(application):
+        serving = [asyncio.create_task(port.serve()) for port in ports]
+        while not all(port.started for port in ports):
+            await asyncio.sleep(0.01)
+        ready.set()
+        await asyncio.gather(*serving)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
