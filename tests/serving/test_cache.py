@@ -4,13 +4,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from tests.serving.given import new_cache
 from tunery.serving.cache import BLOCK_SIZE, BatchAttention, BlockTable, KVCache
 
 HEADS, KV_HEADS, DIM = 6, 2, 8
 
 
 def small_cache(tokens: int = 16 * BLOCK_SIZE) -> KVCache:
-    return KVCache(layers=1, kv_heads=KV_HEADS, head_dim=DIM, num_tokens=tokens)
+    return new_cache(tokens, num_key_value_heads=KV_HEADS, head_dim=DIM)
 
 
 def reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

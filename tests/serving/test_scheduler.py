@@ -3,6 +3,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.serving.given import new_cache
 from tunery.messages import Adapter
 from tunery.serving.cache import BLOCK_SIZE, KVCache
 from tunery.serving.scheduler import Chunk, Scheduler, Sequence
@@ -25,7 +26,7 @@ class Room:
 
 
 def make(blocks: int = 8, *, max_rows: int = 4, step_tokens: int = 32) -> tuple[Scheduler, KVCache, Room]:
-    cache = KVCache(layers=1, kv_heads=1, head_dim=1, num_tokens=blocks * BLOCK_SIZE)
+    cache = new_cache(blocks * BLOCK_SIZE)
     room = Room()
     return Scheduler(cache, room, max_rows=max_rows, step_tokens=step_tokens), cache, room
 

@@ -24,8 +24,8 @@ def reference(text: str, stop: list[str]) -> str:
     return text
 
 
-def stream(parts: list[bytes], stop: list[str], marker: str | None = None) -> list[str]:
-    text = TextStream(stop, marker)
+def stream(parts: list[bytes], stop: list[str], markers: tuple[str, ...] = ()) -> list[str]:
+    text = TextStream(stop, markers)
     pieces = []
     for part in parts:
         pieces.append(text.push(part))
@@ -52,7 +52,7 @@ def test_no_piece_of_valid_text_holds_a_replacement_character(text: str, cuts: l
 
 @given(LETTERS, STOPS, st.lists(st.integers(0, 200), max_size=12))
 def test_marker_holds_back_everything_behind_it_and_loses_nothing(text: str, stop: list[str], cuts: list[int]) -> None:
-    pieces = stream(split(text.encode(), cuts), stop, marker="ba")
+    pieces = stream(split(text.encode(), cuts), stop, markers=("ba",))
     expected = reference(text, stop)
     assert "".join(pieces) == expected
     if "ba" in expected:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tunery.models.decoder import DecoderConfig
+
 BLOCK_SIZE = 16
 
 
@@ -25,11 +27,14 @@ class BlockTable:
 class KVCache:
     """Room for `num_tokens` tokens over all sequences, rounded down to whole blocks."""
 
-    def __init__(self, *, layers: int, kv_heads: int, head_dim: int, num_tokens: int, device: str = "cpu") -> None:
+    def __init__(
+        self, config: DecoderConfig, num_tokens: int, *, device: torch.device | str, dtype: torch.dtype
+    ) -> None:
         self.num_blocks = num_tokens // BLOCK_SIZE
+        self.device = device
         # One block more than is handed out: block 0 stays zero and pads the shorter rows of a batch.
-        shape = (layers, 2, self.num_blocks + 1, BLOCK_SIZE, kv_heads, head_dim)
-        self._pool = torch.zeros(shape, device=device)
+        room = (self.num_blocks + 1, BLOCK_SIZE, config.num_key_value_heads, config.head_dim)
+        self._pool = torch.zeros(config.num_hidden_layers, 2, *room, device=device, dtype=dtype)
         self._free = list(range(self.num_blocks, 0, -1))
         self._holders = [0] * (self.num_blocks + 1)
 
@@ -115,11 +120,11 @@ class BatchAttention:
     the decoder runs. Single tokens are answered together, those of similar length in one padded group.
     """
 
-    def __init__(self, cache: KVCache, chunks: Sequence[tuple[BlockTable, int]], device: str = "cpu") -> None:
+    def __init__(self, cache: KVCache, chunks: Sequence[tuple[BlockTable, int]]) -> None:
         self._cache = cache
         slots = [slot for table, count in chunks for slot in cache.slots(table, table.length - count, table.length)]
-        self._slots = torch.tensor(slots, device=device)
-        self._groups = [_Group(cache, members, device) for members in _groups_of(chunks)]
+        self._slots = torch.tensor(slots, device=cache.device)
+        self._groups = [_Group(cache, members) for members in _groups_of(chunks)]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q[T, Hq, D], k and v [T, Hkv, D] -> [T, Hq, D]."""
@@ -146,8 +151,9 @@ def _groups_of(chunks: Sequence[tuple[BlockTable, int]]) -> list[list[tuple[int,
 class _Group:
     """B sequences with t new tokens each, padded to the longest."""
 
-    def __init__(self, cache: KVCache, members: list[tuple[int, BlockTable, int]], device: str) -> None:
+    def __init__(self, cache: KVCache, members: list[tuple[int, BlockTable, int]]) -> None:
         self._cache = cache
+        device = cache.device
         self._shape = (len(members), members[0][2])
         rows = [row + place for row, _, count in members for place in range(count)]
         self.rows = torch.tensor(rows, device=device)

@@ -68,6 +68,8 @@ class Scored:
 
 def score(logits: Tensor, tokens: Sequence[int], top: int) -> list[Scored]:
     """Log probabilities of tokens[R] under logits[R, V], with the `top` most likely alternatives of each row."""
+    if not tokens:
+        return []
     logprobs = logits.float().log_softmax(-1)
     chosen = logprobs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
     values, ids = logprobs.topk(top, dim=-1)

@@ -12,13 +12,13 @@ class TextStream:
 
     The joined pieces never depend on the split: they equal the whole answer decoded as UTF-8 (invalid bytes as U+FFFD)
     up to the stop string that is complete first. Text that may still become a stop string is held back, and so is
-    everything from `marker` on, which `finish` returns.
+    everything from the first of `markers` on, which `finish` returns.
     """
 
-    def __init__(self, stop: Sequence[str] = (), marker: str | None = None) -> None:
+    def __init__(self, stop: Sequence[str] = (), markers: Sequence[str] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = [string for string in stop if string]
-        self._marker = marker
+        self._markers = markers
         self._held = ""
         self.released = 0
         """Characters given out so far."""
@@ -56,9 +56,9 @@ class TextStream:
         safe = len(self._held)
         if not self.stopped:
             safe -= max((_overlap(self._held, string) for string in self._stop), default=0)
-        if self._marker:
-            found = self._held.find(self._marker)
-            safe = min(safe, found if found >= 0 else len(self._held) - _overlap(self._held, self._marker))
+        for marker in self._markers:
+            found = self._held.find(marker)
+            safe = min(safe, found if found >= 0 else len(self._held) - _overlap(self._held, marker))
         return safe
 
     def _release(self, length: int) -> str:

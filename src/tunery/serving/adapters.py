@@ -1,0 +1,118 @@
+"""Adapters in memory, found by digest, and their part in a batch. Knows no request and no schedule.
+
+Adapters that running sequences use stay; of the others the least recently used make room when the limit is reached.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tunery.errors import EngineUnavailable
+from tunery.messages import Adapter
+from tunery.models import lora
+from tunery.models.decoder import GROUPS, DecoderConfig
+from tunery.models.lora import Lora
+
+
+class ServedAdapter:
+    """An adapter as two matrices for each group of linear layers: x @ down @ up is what it adds."""
+
+    def __init__(self, adapter: Lora) -> None:
+        layers = range(adapter.config.num_hidden_layers)
+        self.down = {group: [adapter.a[group][i].T.contiguous() for i in layers] for group in GROUPS}
+        """[in, members * rank]"""
+        self.up = {
+            group: [_block_diagonal([adapter.b[t][i].T for t in members]) * adapter.scale for i in layers]
+            for group, members in GROUPS.items()
+        }
+        """[members * rank, out], scale included"""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for side in (self.down, self.up) for stack in side.values() for tensor in stack)
+
+
+class BatchLora:
+    """The `LowRank` of one step: rows of the batch are grouped by adapter, each group gets its own term."""
+
+    def __init__(self, spans: Sequence[tuple[ServedAdapter, int, int]]) -> None:
+        """`spans` are (adapter, first row, row after the last); rows in no span are the base's."""
+        self._spans = spans
+
+    def add(self, layer: int, group: str, x: Tensor, y: Tensor) -> Tensor:
+        """In place: y is the base's fresh output."""
+        for adapter, start, end in self._spans:
+            y[start:end].addmm_(x[start:end] @ adapter.down[group][layer], adapter.up[group][layer])
+        return y
+
+
+class AdapterStore:
+    """Adapters by digest, `max_bytes` of them at most and, while all of those are in use, one more.
+
+    A request's adapter is loaded when the request comes, so that a bad one is refused at once; it is pinned while the
+    request runs, and loaded again then if it had to go meanwhile.
+    """
+
+    def __init__(self, config: DecoderConfig, *, max_bytes: int, device: torch.device, dtype: torch.dtype) -> None:
+        self._config = config
+        self._max_bytes = max_bytes
+        self._device = device
+        self._dtype = dtype
+        self._loaded: OrderedDict[str, ServedAdapter] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._pins: Counter[str] = Counter()
+
+    @property
+    def digests(self) -> list[str]:
+        """Of the adapters in memory, the one to go first in front."""
+        return list(self._loaded)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(adapter.nbytes for adapter in self._loaded.values())
+
+    def fits(self, adapter: Adapter) -> bool:
+        """One more sequence may use it now: all that are in use stay within the limit."""
+        in_use = {*self._pins, adapter.digest}
+        return not self._pins or sum(self._sizes.get(digest, 0) for digest in in_use) <= self._max_bytes
+
+    def pin(self, adapter: Adapter) -> None:
+        self._pins[adapter.digest] += 1
+
+    def unpin(self, adapter: Adapter) -> None:
+        self._pins[adapter.digest] -= 1
+        if not self._pins[adapter.digest]:
+            del self._pins[adapter.digest]
+
+    def get(self, adapter: Adapter) -> ServedAdapter:
+        """From memory or from its folder. Raises InvalidRequest or EngineUnavailable if it isn't what it should be."""
+        if adapter.digest not in self._loaded:
+            loaded = self._load(adapter)
+            self._make_room(loaded.nbytes)
+            self._loaded[adapter.digest] = loaded
+            self._sizes[adapter.digest] = loaded.nbytes
+        self._loaded.move_to_end(adapter.digest)
+        return self._loaded[adapter.digest]
+
+    def _load(self, adapter: Adapter) -> ServedAdapter:
+        try:
+            digest = lora.digest(adapter.directory)
+        except OSError as error:
+            raise EngineUnavailable(f"The adapter can't be read: {error.strerror}.") from error
+        if digest != adapter.digest:
+            raise EngineUnavailable(f"The adapter on disk has the digest {digest}, not {adapter.digest}.")
+        loaded = Lora.load(adapter.directory, self._config)
+        if not all(tensor.isfinite().all() for tensor in loaded.parameters()):
+            raise EngineUnavailable("The adapter holds numbers that aren't finite.")
+        return ServedAdapter(loaded.to(self._device, self._dtype))
+
+    def _make_room(self, nbytes: int) -> None:
+        unused = [digest for digest in self._loaded if digest not in self._pins]
+        while unused and self.nbytes + nbytes > self._max_bytes:
+            del self._loaded[unused.pop(0)]
+
+
+def _block_diagonal(blocks: list[Tensor]) -> Tensor:
+    return torch.block_diag(*blocks)  # type: ignore[no-untyped-call, no-any-return]

@@ -1,0 +1,156 @@
+"""The web process's end of an engine's socket. Knows neither torch nor HTTP."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+
+from tunery import errors
+from tunery.messages import (
+    Adapter,
+    Answer,
+    Ask,
+    Cancel,
+    Done,
+    Generate,
+    Mount,
+    Piece,
+    Ping,
+    Refused,
+    Started,
+)
+from tunery.serving.wire import frame, read_frame
+
+GONE = "The model's engine has stopped. Please retry after a moment."
+
+
+class EngineClient:
+    """Many requests over one connection, which is opened on first use and again after it broke.
+
+    Every method raises the error of errors.py that the engine's `Refused` names, and EngineUnavailable when the engine
+    can't be reached or goes away before the last answer.
+    """
+
+    def __init__(self, socket_path: Path) -> None:
+        self._socket_path = socket_path
+        self._connection: _Connection | None = None
+        self._connecting = asyncio.Lock()
+
+    @property
+    def broken(self) -> bool:
+        """There was a connection and it has ended."""
+        return self._connection is not None and self._connection.broken
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Started | Piece | Done, None]:
+        """The answers of one request. Closing the iterator early cancels the request in the engine."""
+        connection = await self._connected()
+        # The engine knows a request by an id of ours: callers may send the same id twice.
+        key = uuid4().hex
+        answers = connection.open(key)
+        finished = False
+        try:
+            connection.send(msgspec.structs.replace(request, id=key))
+            while not finished:
+                answer = await answers.get()
+                finished = not isinstance(answer, Started | Piece)
+                if isinstance(answer, Started | Piece | Done):
+                    yield msgspec.structs.replace(answer, id=request.id)
+                else:
+                    raise _error(answer)
+        finally:
+            connection.close_stream(key)
+            if not finished:
+                connection.send(Cancel(id=key))
+
+    async def mount(self, adapter: Adapter) -> None:
+        """Returns when the adapter is in memory and answers its probe as the trainer did."""
+        await self._ask(Mount(id=uuid4().hex, adapter=adapter))
+
+    async def ping(self) -> None:
+        await self._ask(Ping(id=uuid4().hex))
+
+    async def close(self) -> None:
+        if self._connection:
+            await self._connection.close()
+
+    async def _ask(self, ask: Mount | Ping) -> None:
+        connection = await self._connected()
+        answers = connection.open(ask.id)
+        try:
+            connection.send(ask)
+            answer = await answers.get()
+        finally:
+            connection.close_stream(ask.id)
+        if answer is None or isinstance(answer, Refused):
+            raise _error(answer)
+
+    async def _connected(self) -> "_Connection":
+        async with self._connecting:
+            if self._connection is None or self._connection.broken:
+                self._connection = await _Connection.open_to(self._socket_path)
+            return self._connection
+
+
+class _Connection:
+    """One socket; answers find their request by id."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._streams: dict[str, asyncio.Queue[Answer | None]] = {}
+        self._decoder = msgspec.msgpack.Decoder(Answer)
+        self.broken = False
+        self._task = asyncio.create_task(self._read())
+
+    @classmethod
+    async def open_to(cls, socket_path: Path) -> "_Connection":
+        try:
+            return cls(*await asyncio.open_unix_connection(socket_path))
+        except OSError as error:
+            raise errors.EngineUnavailable from error
+
+    def open(self, key: str) -> "asyncio.Queue[Answer | None]":
+        """The answers to `key`; None is the end of the connection."""
+        queue: asyncio.Queue[Answer | None] = asyncio.Queue()
+        self._streams[key] = queue
+        if self.broken:
+            queue.put_nowait(None)
+        return queue
+
+    def close_stream(self, key: str) -> None:
+        self._streams.pop(key, None)
+
+    def send(self, ask: Ask) -> None:
+        if not self.broken:
+            self._writer.write(frame(ask))
+
+    async def close(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                answer = self._decoder.decode(await read_frame(self._reader))
+                # An answer to a request that was cancelled meanwhile has no reader any more.
+                if stream := self._streams.get(answer.id):
+                    stream.put_nowait(answer)
+        except (asyncio.IncompleteReadError, OSError, msgspec.DecodeError):
+            pass
+        finally:
+            self.broken = True
+            self._writer.close()
+            for stream in self._streams.values():
+                stream.put_nowait(None)
+
+
+def _error(answer: Answer | None) -> errors.TuneryError:
+    if not isinstance(answer, Refused):
+        return errors.EngineUnavailable(GONE)
+    kind = getattr(errors, answer.kind, None)
+    if isinstance(kind, type) and issubclass(kind, errors.TuneryError):
+        return kind(answer.message, param=answer.param)
+    return errors.TuneryError()

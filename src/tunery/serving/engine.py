@@ -1,0 +1,263 @@
+"""Answers many requests at once over one base model: each step computes the next tokens of every running sequence.
+
+Knows no socket. Everything runs on one thread; `deliver` is called from `step` and `mount`.
+What a request gets doesn't depend on the others in its batch, save for the rounding of floating-point sums.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from tunery.errors import EngineUnavailable, TooManyRequests, TuneryError
+from tunery.messages import Adapter, BaseModel, Generate, Mount, Mounted, Piece, Refused, Started
+from tunery.models import loader
+from tunery.models.decoder import Decoder
+from tunery.models.tokenizer import Tokenizer
+from tunery.serving.adapters import AdapterStore, BatchLora
+from tunery.serving.cache import BatchAttention, BlockTable, KVCache
+from tunery.serving.choice import Choice
+from tunery.serving.request import Deliver, Prompt, Request
+from tunery.serving.sampler import score
+from tunery.serving.scheduler import Chunk, Scheduler, Sequence
+
+log = logging.getLogger(__name__)
+
+NOT_FINITE = "The model's output isn't finite: this adapter and this base don't go together."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an engine may use."""
+
+    cache_tokens: int = 16384
+    """Of all running sequences together; a longer context than this can't be served."""
+    max_rows: int = 64
+    """Sequences that run at once."""
+    step_tokens: int = 256
+    """Computed in one step: long prompts are cut into such pieces, so that others go on meanwhile."""
+    max_waiting: int = 256
+    """Sequences that wait for room; further requests are refused."""
+    adapter_bytes: int = 1024**3
+    """Of adapters kept in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a sequence is computed for: a prompt and, once that is computed, one of its choices."""
+
+    request: Request
+    prompt: Prompt
+    choice: Choice | None = None
+
+
+class Engine:
+    """`submit`, then `step` while `busy`."""
+
+    def __init__(self, base: BaseModel, decoder: Decoder, tokenizer: Tokenizer, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+        config = decoder.config
+        self._context_length = min(base.context_length, self._limits.cache_tokens)
+        self._vocab_size = min(config.vocab_size, tokenizer.vocab_size)
+        """Ids that the weights have beyond the tokenizer's mean nothing."""
+        self._cache = KVCache(config, self._limits.cache_tokens, device=decoder.device, dtype=decoder.dtype)
+        self._adapters = AdapterStore(
+            config, max_bytes=self._limits.adapter_bytes, device=decoder.device, dtype=decoder.dtype
+        )
+        self._scheduler = Scheduler(
+            self._cache, self._adapters, max_rows=self._limits.max_rows, step_tokens=self._limits.step_tokens
+        )
+        self._arrived: list[Request] = []
+        self._parts: dict[Sequence, Part] = {}
+
+    @classmethod
+    def load(cls, base: BaseModel, *, device: str = "cpu", limits: Limits | None = None) -> "Engine":
+        return cls(base, loader.load(base.directory, device), Tokenizer.load(base.directory), limits)
+
+    @property
+    def busy(self) -> bool:
+        """There is something for `step` to do."""
+        return bool(self._arrived or self._parts)
+
+    def submit(self, generate: Generate, deliver: Deliver) -> Request:
+        """Takes a request on; `deliver` gets Started, Pieces and Done, or Refused, from the next steps."""
+        request = Request(generate, deliver)
+        self._arrived.append(request)
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """Frees all that a request holds; `deliver` isn't called for it again."""
+        if request in self._arrived:
+            self._arrived.remove(request)
+        for sequence in [sequence for sequence, part in self._parts.items() if part.request is request]:
+            self._drop(sequence)
+
+    @torch.inference_mode()
+    def mount(self, mount: Mount, deliver: Deliver) -> None:
+        """Loads an adapter and compares its answer with the trainer's; `deliver` gets Mounted or Refused."""
+        with self._guarded(mount.id, deliver):
+            self._check(mount.adapter)
+            deliver(Mounted(id=mount.id))
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Takes on what arrived, computes the next tokens of every running sequence, hands out what came of it."""
+        self._begin_arrived()
+        chunks = self._with_adapters(self._scheduler.schedule())
+        logits = self._run(chunks)
+        self._settle(chunks, logits)
+
+    def _begin_arrived(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        for request in arrived:
+            with self._guarded(request.generate.id, request.deliver):
+                self._begin(request)
+
+    def _begin(self, request: Request) -> None:
+        generate = request.generate
+        request.begin(self._tokenizer, vocab_size=self._decoder.config.vocab_size, context_length=self._context_length)
+        waiting = len(self._scheduler.waiting)
+        if waiting and waiting + len(request.prompts) > self._limits.max_waiting:
+            raise TooManyRequests(f"{waiting} prompts wait for this model already. Please retry after a moment.")
+        if generate.adapter:
+            self._adapters.get(generate.adapter)
+        request.deliver(Started(id=generate.id, prompt_tokens=request.num_prompt_tokens))
+        for prompt in request.prompts:
+            sequence = Sequence(
+                owner=generate.owner, adapter=generate.adapter, tokens=list(prompt.tokens), width=request.best_of
+            )
+            self._parts[sequence] = Part(request, prompt)
+            self._scheduler.add(sequence)
+
+    def _with_adapters(self, chunks: list[Chunk]) -> list[Chunk]:
+        """The chunks in the order of their adapters, without those whose adapter can't be loaded any more."""
+        for chunk in chunks:
+            part = self._parts.get(chunk.sequence)
+            if part and chunk.sequence.adapter:
+                with self._guarded(part.request.generate.id, part.request.deliver, part.request):
+                    self._adapters.get(chunk.sequence.adapter)
+        return sorted((chunk for chunk in chunks if chunk.sequence in self._parts), key=_adapter_digest)
+
+    def _run(self, chunks: list[Chunk]) -> list[Tensor]:
+        """The wanted logits [rows, V] of each chunk."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        counts: list[int] = []
+        for chunk in chunks:
+            rows = self._wanted_rows(chunk)
+            wanted += [len(tokens) + row for row in rows]
+            counts.append(len(rows))
+            tokens += chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
+            positions += range(chunk.start, chunk.start + chunk.count)
+        if not tokens:
+            return []
+        device = self._decoder.device
+        attend = BatchAttention(self._cache, [(chunk.sequence.table, chunk.count) for chunk in chunks])
+        hidden = self._decoder.hidden(
+            torch.tensor(tokens, device=device), torch.tensor(positions, device=device), attend, self._lora(chunks)
+        )
+        logits = self._decoder.logits(hidden[wanted])[:, : self._vocab_size]
+        return list(torch.split(logits, counts))
+
+    def _wanted_rows(self, chunk: Chunk) -> range:
+        part = self._parts[chunk.sequence]
+        if part.choice is None and part.request.scores_prompts:
+            return range(chunk.count)
+        return range(chunk.count - 1, chunk.count) if chunk.complete else range(0)
+
+    def _lora(self, chunks: list[Chunk]) -> BatchLora | None:
+        spans, row = [], 0
+        for adapter, members in groupby(chunks, key=lambda chunk: chunk.sequence.adapter):
+            end = row + sum(chunk.count for chunk in members)
+            if adapter:
+                spans.append((self._adapters.get(adapter), row, end))
+            row = end
+        return BatchLora(spans) if spans else None
+
+    def _settle(self, chunks: list[Chunk], logits: list[Tensor]) -> None:
+        for chunk, rows in zip(chunks, logits, strict=True):
+            part = self._parts.get(chunk.sequence)
+            if part is None:
+                continue  # its request was refused earlier in this step
+            with self._guarded(part.request.generate.id, part.request.deliver, part.request):
+                if part.choice is None:
+                    self._settle_prompt(chunk, part, rows)
+                elif chunk.complete:
+                    self._advance(chunk.sequence, rows[-1])
+
+    def _settle_prompt(self, chunk: Chunk, part: Part, rows: Tensor) -> None:
+        request, prompt = part.request, part.prompt
+        if request.scores_prompts:
+            # The row of place p scores token p + 1. After a preemption some are scored already.
+            first = len(prompt.scores) - chunk.start
+            scored = prompt.tokens[chunk.start + 1 + first : chunk.start + 1 + chunk.count]
+            prompt.scores += score(rows[first : first + len(scored)], scored, request.generate.logprobs or 0)
+        if not chunk.complete:
+            return
+        if request.generate.echo:
+            request.echo(prompt, self._tokenizer)
+        sequences = self._scheduler.fork(chunk.sequence)
+        for sequence, choice in zip(sequences, prompt.choices, strict=True):
+            self._parts[sequence] = Part(request, prompt, choice)
+        for sequence in sequences:
+            self._advance(sequence, rows[-1])
+
+    def _advance(self, sequence: Sequence, logits: Tensor) -> None:
+        """Decides the next token of a choice from logits [V], and hands out what it brings."""
+        part = self._parts[sequence]
+        request, choice = part.request, part.choice
+        assert choice is not None
+        if not logits.isfinite().all():
+            raise EngineUnavailable(NOT_FINITE)
+        piece: Piece | None
+        if request.generate.max_tokens == 0:
+            piece = choice.end_unasked()
+        else:
+            token = choice.chooser.choose(logits)
+            scored = score(logits[None], [token], request.generate.logprobs or 0)[0] if request.scores_choices else None
+            piece = choice.accept(token, scored)
+            sequence.tokens.append(token)
+        if choice.finished:
+            self._drop(sequence)
+        if piece:
+            request.send(part.prompt, choice, piece)
+
+    def _check(self, adapter: Adapter) -> None:
+        """Raises InvalidRequest or EngineUnavailable unless the adapter loads and answers sensibly."""
+        tokens = self._tokenizer.encode("The")
+        cache = KVCache(self._decoder.config, 1024, device=self._decoder.device, dtype=self._decoder.dtype)
+        table = BlockTable()
+        cache.extend(table, len(tokens))
+        ids = torch.tensor(tokens, device=self._decoder.device)
+        lora = BatchLora([(self._adapters.get(adapter), 0, len(tokens))])
+        hidden = self._decoder.hidden(ids, torch.arange(len(ids)), BatchAttention(cache, [(table, len(tokens))]), lora)
+        if not self._decoder.logits(hidden).isfinite().all():
+            raise EngineUnavailable(NOT_FINITE)
+
+    def _drop(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        del self._parts[sequence]
+
+    @contextmanager
+    def _guarded(self, id: str, deliver: Deliver, request: Request | None = None) -> Iterator[None]:
+        """What goes wrong for one request ends that request and nothing else."""
+        try:
+            yield
+        except Exception as error:
+            if request:
+                self.cancel(request)
+            if not isinstance(error, TuneryError):
+                log.exception("Request %s failed", id)
+                error = TuneryError()
+            deliver(Refused(id=id, kind=type(error).__name__, message=error.message, param=error.param))
+
+
+def _adapter_digest(chunk: Chunk) -> str:
+    return chunk.sequence.adapter.digest if chunk.sequence.adapter else ""

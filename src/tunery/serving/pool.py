@@ -1,0 +1,141 @@
+"""One engine process per base model, started when first needed and again after it died. No torch, no HTTP."""
+
+import asyncio
+import contextlib
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from tunery.errors import EngineUnavailable, NotFound
+from tunery.messages import Adapter, BaseModel, Done, Generate, Piece, Started
+from tunery.serving.client import EngineClient
+
+START_SECONDS = 300.0
+"""Until a base model must be loaded."""
+STOP_SECONDS = 10.0
+"""Between asking an engine to stop and killing it."""
+LONGEST_SOCKET_PATH = 100
+"""Bytes; Linux allows 107 (unix(7))."""
+
+
+class EnginePool:
+    """Routes requests to the engine of their base model. Logs of the engines lie in `folder`."""
+
+    def __init__(self, bases: Mapping[str, BaseModel], folder: Path, threads: int, device: str) -> None:
+        self._folder = folder
+        self._threads = threads
+        self._device = device
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._bases = bases
+        self._engines: dict[str, _Engine] = {}
+
+    async def start(self, base_name: str) -> None:
+        """Loads a base model before its first request. Raises EngineUnavailable when its process doesn't get ready."""
+        await self._engine(base_name).client()
+
+    async def generate(self, base_name: str, request: Generate) -> AsyncGenerator[Started | Piece | Done, None]:
+        """See EngineClient.generate."""
+        client = await self._engine(base_name).client()
+        async with contextlib.aclosing(client.generate(request)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def mount(self, base_name: str, adapter: Adapter) -> None:
+        """See EngineClient.mount."""
+        client = await self._engine(base_name).client()
+        await client.mount(adapter)
+
+    async def ping(self, base_name: str) -> None:
+        client = await self._engine(base_name).client()
+        await client.ping()
+
+    async def close(self) -> None:
+        await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def _engine(self, base_name: str) -> "_Engine":
+        if base_name not in self._engines:
+            base = self._bases.get(base_name)
+            if base is None:
+                raise NotFound(f"There is no base model {base_name} here.")
+            self._engines[base_name] = self._new_engine(base)
+        return self._engines[base_name]
+
+    def _new_engine(self, base: BaseModel) -> "_Engine":
+        number = len(self._engines)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "tunery.serving", "--base", msgspec.json.encode(base).decode()]
+        command += ["--threads", str(self._threads), "--device", self._device]
+        return _Engine(command, self._socket_folder() / f"{number}.sock", self._folder / f"engine-{number}.log")
+
+    def _socket_folder(self) -> Path:
+        folder = self._folder.resolve() / "sockets"
+        if len(bytes(folder)) + len("/000.sock") <= LONGEST_SOCKET_PATH:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            return folder
+        if self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="tunery-")
+        return Path(self._temporary.name)
+
+
+class _Engine:
+    """A process and the client that talks to it."""
+
+    def __init__(self, command: list[str], socket: Path, log: Path) -> None:
+        self._command = [*command, "--socket", str(socket)]
+        self._socket = socket
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+        self._client = EngineClient(socket)
+        self._start: asyncio.Task[None] | None = None
+
+    async def client(self) -> EngineClient:
+        if self._start is None or (self._start.done() and not self._alive):
+            self._start = asyncio.create_task(self._restart())
+        # Shielded: the model goes on loading for others when the one who asked first goes away.
+        await asyncio.shield(self._start)
+        return self._client
+
+    async def stop(self) -> None:
+        if self._start:
+            self._start.cancel()
+            with contextlib.suppress(asyncio.CancelledError, EngineUnavailable):
+                await self._start
+        await self._end()
+
+    @property
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None and not self._client.broken
+
+    async def _restart(self) -> None:
+        await self._end()
+        self._socket.unlink(missing_ok=True)
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log
+            )
+        self._client = EngineClient(self._socket)
+        assert self._process.stdout
+        line = b""
+        with contextlib.suppress(TimeoutError):
+            line = await asyncio.wait_for(self._process.stdout.readline(), START_SECONDS)
+        if line != b"ready\n":
+            await self._end()
+            raise EngineUnavailable(f"The model's engine didn't start; {self._log.name} says why.")
+
+    async def _end(self) -> None:
+        await self._client.close()
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+        self._process = None
