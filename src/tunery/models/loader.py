@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tunery.errors import InvalidRequest
@@ -113,8 +113,7 @@ class _Weights:
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._file_of:
             raise InvalidRequest(f"{self._folder.name}: the weights lack {name}.")
-        with safe_open(self._file_of[name], framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
+        tensor: Tensor = _reading(self._file_of[name], lambda file: file.get_tensor(name))
         return tensor.to(device=self._device, dtype=self._dtype)
 
     def __contains__(self, name: str) -> bool:
@@ -132,8 +131,15 @@ def _shards(folder: Path) -> dict[str, Path]:
     single = folder / "model.safetensors"
     if not single.exists():
         raise InvalidRequest(f"{folder.name}: no model.safetensors. Other formats aren't read: they may run code.")
-    with safe_open(single, framework="pt") as file:
-        return dict.fromkeys(file.keys(), single)
+    return dict.fromkeys(_reading(single, lambda file: file.keys()), single)
+
+
+def _reading(path: Path, what: Callable[[Any], Any]) -> Any:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return what(file)
+    except (OSError, SafetensorError) as error:
+        raise InvalidRequest(f"{path.parent.name}: {path.name} isn't readable safetensors: {error}.") from None
 
 
 def _layer(weights: _Weights, prefix: str, linear: MakeLinear) -> Layer:

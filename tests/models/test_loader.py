@@ -1,0 +1,77 @@
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.models.tiny import write_base
+from tunery.errors import InvalidRequest
+from tunery.models.loader import load
+
+
+def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    write_base(folder)
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.update(model_type="mamba"), "architecture 'mamba' isn't supported; supported: llama, mistral"),
+        (lambda c: c.update(hidden_act="gelu"), "activation 'gelu'"),
+        (lambda c: c.update(sliding_window=64), "sliding-window"),
+        (lambda c: c.update(rope_parameters={"rope_type": "yarn"}), "rotary scaling 'yarn'"),
+        (lambda c: c.update(num_hidden_layers=3), "lack model.layers.2.input_layernorm.weight"),
+        (lambda c: c.update(vocab_size=999), "embedding's shape"),
+        (lambda c: c.pop("hidden_size"), "lacks hidden_size"),
+    ],
+)
+def test_what_it_cannot_run_is_refused_by_name(tmp_path: Path, change: Any, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        load(changed(tmp_path / "base", change))
+
+
+def test_pickled_weights_are_refused_unread(tmp_path: Path) -> None:
+    write_base(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    canary = tmp_path / "canary"
+
+    class Attack:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return canary.touch, ()
+
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Attack()))
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"model.embed_tokens.weight": "pytorch_model.bin"}})
+    )
+    with pytest.raises(InvalidRequest, match=r"pytorch_model.bin isn't readable safetensors"):
+        load(tmp_path)
+    assert not canary.exists()
+
+
+def test_an_index_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
+    write_base(tmp_path / "theirs")
+    write_base(tmp_path / "other")
+    for name in ("model.safetensors",):
+        (tmp_path / "theirs" / name).unlink()
+    index = {"weight_map": {"model.embed_tokens.weight": "../other/model.safetensors"}}
+    (tmp_path / "theirs" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InvalidRequest):
+        load(tmp_path / "theirs")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"no config\.json"):
+        load(tmp_path)
+
+
+def test_device_and_dtype_are_the_callers(tmp_path: Path) -> None:
+    write_base(tmp_path)
+    decoder = load(tmp_path, "cpu", torch.float64)
+    assert (decoder.device, decoder.dtype) == (torch.device("cpu"), torch.float64)
