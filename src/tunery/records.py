@@ -63,7 +63,7 @@ class Record(msgspec.Struct, frozen=True):
     """Times are Unix seconds; ids are those of the wire."""
 
 
-class Account(Record, kw_only=True):
+class Account(Record, frozen=True, kw_only=True):
     """What Azure calls an OpenAI resource. Data, jobs, models and deployments belong to exactly one."""
 
     id: int
@@ -83,7 +83,7 @@ class Account(Record, kw_only=True):
         )
 
 
-class File(Record, kw_only=True):
+class File(Record, frozen=True, kw_only=True):
     id: str
     account_id: int
     purpose: str
@@ -103,7 +103,7 @@ class File(Record, kw_only=True):
     findings_blob: str | None = None
 
 
-class Upload(Record, kw_only=True):
+class Upload(Record, frozen=True, kw_only=True):
     id: str
     account_id: int
     purpose: str
@@ -116,7 +116,7 @@ class Upload(Record, kw_only=True):
     file_id: str | None = None
 
 
-class Part(Record, kw_only=True):
+class Part(Record, frozen=True, kw_only=True):
     id: str
     upload_id: str
     bytes: int
@@ -124,7 +124,7 @@ class Part(Record, kw_only=True):
     created_at: int
 
 
-class Job(Record, kw_only=True):
+class Job(Record, frozen=True, kw_only=True):
     """A job is a row: the API writes it, a worker settles it, nobody else knows."""
 
     id: str
@@ -170,7 +170,7 @@ class Job(Record, kw_only=True):
         return f"{self.base}.ft-{self.id.removeprefix('ftjob-')}{tail}"
 
 
-class Event(Record, kw_only=True):
+class Event(Record, frozen=True, kw_only=True):
     id: str
     job_id: str
     created_at: int
@@ -180,7 +180,7 @@ class Event(Record, kw_only=True):
     data: dict[str, Any] | None = None
 
 
-class Checkpoint(Record, kw_only=True):
+class Checkpoint(Record, frozen=True, kw_only=True):
     id: str
     job_id: str
     account_id: int
@@ -193,7 +193,7 @@ class Checkpoint(Record, kw_only=True):
     metrics: dict[str, Any]
 
 
-class Model(Record, kw_only=True):
+class Model(Record, frozen=True, kw_only=True):
     """A tuned model. Base models aren't rows; the catalog names them."""
 
     name: str
@@ -206,7 +206,7 @@ class Model(Record, kw_only=True):
     created_at: int
 
 
-class Deployment(Record, kw_only=True):
+class Deployment(Record, frozen=True, kw_only=True):
     account_id: int
     name: str
     model: str

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import uvicorn
+from fastapi import FastAPI
 
 from tunery import app, certificates
 from tunery.errors import InvalidRequest
@@ -95,7 +96,7 @@ def read_address(settings: Settings) -> Address:
 
 
 def _port(
-    application: app.FastAPI, host: str, number: int, certificate: Path | None = None, key: Path | None = None
+    application: FastAPI, host: str, number: int, certificate: Path | None = None, key: Path | None = None
 ) -> Port:
     config = uvicorn.Config(
         application,

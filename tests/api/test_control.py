@@ -1,4 +1,4 @@
-"""Deployments through ARM, as the guide's requests, az and SDK pollers send them, and what the data plane makes of them."""
+"""Deployments through ARM, as the guide, az and SDK pollers send them, and what the data plane makes of them."""
 
 import time
 

@@ -1,0 +1,123 @@
+"""A real service: `tunery serve` as a process of its own, with the real base model, worker, trainer and engine."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import requests
+
+from tests.live import free_port
+from tunery.catalog import BUNDLED
+from tunery.settings import Settings
+
+START_SECONDS = 60
+
+
+class Service:
+    """A `tunery serve` that can be killed and started again on the same home."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port, self.tls_port = free_port(), free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "tunery", "serve", "--home", str(self.home)]
+        command += ["--port", str(self.port), "--tls-port", str(self.tls_port)]
+        with (self.home / "serve.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            with contextlib.suppress(requests.ConnectionError):
+                requests.get(f"http://127.0.0.1:{self.port}/openai/models", timeout=5)
+                return
+            assert self.process.poll() is None, self.log()
+            time.sleep(0.1)
+        raise AssertionError(self.log())
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.terminate()
+        assert self.process.wait(60) == 0, self.log()
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def log(self) -> str:
+        return (self.home / "serve.log").read_text(errors="replace")[-4000:]
+
+    def children(self, *words: str) -> list[int]:
+        """Processes of this home whose command line has all these words."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if folder.name.isdigit() and str(self.home) in line and all(word in line for word in words):
+                    found.append(int(folder.name))
+        return found
+
+    def environment(self) -> dict[str, str]:
+        """What a user's shell has after `eval "$(tunery env)"`."""
+        script = f'eval "$({sys.executable} -m tunery env --home {self.home})" && env'
+        lines = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+    def azure(self) -> openai.AzureOpenAI:
+        env = self.environment()
+        return openai.AzureOpenAI(
+            azure_endpoint=env["AZURE_OPENAI_ENDPOINT"],
+            api_key=env["AZURE_OPENAI_API_KEY"],
+            api_version=env["OPENAI_API_VERSION"],
+        )
+
+
+def wait_for(job_id: str, client: openai.AzureOpenAI, *, seconds: float = 300) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        job = client.fine_tuning.jobs.retrieve(job_id)
+        if job.status in ("succeeded", "failed", "cancelled", "paused"):
+            return job
+        time.sleep(0.3)
+    raise AssertionError(job)
+
+
+@pytest.fixture(scope="session")
+def base_model() -> None:
+    folder = Settings().models.expanduser() / BUNDLED
+    assert (folder / "config.json").exists(), "the bundled base is missing: run `make setup`"
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, base_model: None) -> Iterator[Service]:
+    """A service of one test's own."""
+    yield from _running(tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, base_model: None) -> Iterator[Service]:
+    yield from _running(tmp_path_factory.mktemp("home"))
+
+
+def _running(home: Path) -> Iterator[Service]:
+    home.mkdir(exist_ok=True)
+    service = Service(home)
+    service.start()
+    yield service
+    if service.process is not None and service.process.poll() is None:
+        service.stop()
+    deadline = time.monotonic() + 20
+    while (left := service.children("tunery")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, "processes of a stopped service live on"

@@ -1,0 +1,76 @@
+"""The documents can't drift: operations, settings and commands are compared with the code."""
+
+import re
+from pathlib import Path
+
+import typer.main
+from fastapi.routing import APIRoute
+
+from tunery import app as wiring
+from tunery.cli import app as command_line
+from tunery.serving.pool import EnginePool
+from tunery.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+ROW = re.compile(r"^\| (GET|POST|PUT|PATCH|DELETE) (\S+) \| (works|not yet) \|")
+ACCOUNT = (
+    "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.CognitiveServices/accounts/{account}"
+)
+
+
+def documented() -> dict[tuple[str, str], str]:
+    found = {}
+    for line in (ROOT / "docs" / "compatibility.md").read_text().splitlines():
+        if (row := ROW.match(line)) is not None:
+            path = ACCOUNT + row[2][1:] if row[2].startswith("A/") or row[2] == "A" else row[2]
+            found[row[1], path] = row[3]
+    return found
+
+
+def served(tmp_path: Path) -> set[tuple[str, str]]:
+    rooms = wiring.services(Settings(home=tmp_path, models=tmp_path))
+    application = wiring.web(rooms, EnginePool({}, tmp_path, 1, "cpu"))
+    rooms.close()
+    routes = [route for route in flat(application.routes) if isinstance(route, APIRoute)]
+    pairs = {(method, route.path) for route in routes for method in route.methods}
+    inference = {"/openai/v1/chat/completions", "/openai/v1/completions"}
+    return {(m, p) for m, p in pairs if not p.startswith("/openai/v1/") or p in inference}
+
+
+def flat(routes: list) -> list:
+    return [
+        leaf
+        for route in routes
+        for leaf in ([route] if isinstance(route, APIRoute) else flat(getattr(route, "routes", [])))
+    ]
+
+
+def test_the_compatibility_table_lists_exactly_the_operations_that_are_served(tmp_path: Path) -> None:
+    table = documented()
+    works = {operation for operation, state in table.items() if state == "works"}
+    assert works == served(tmp_path)
+    assert {operation for operation, state in table.items() if state == "not yet"} & served(tmp_path) == set()
+
+
+def test_v1_has_every_operation_that_classic_has(tmp_path: Path) -> None:
+    rooms = wiring.services(Settings(home=tmp_path, models=tmp_path))
+    application = wiring.web(rooms, EnginePool({}, tmp_path, 1, "cpu"))
+    rooms.close()
+    paths = {route.path for route in flat(application.routes)}
+    classic = {path for path in paths if path.startswith("/openai/") and not path.startswith("/openai/v1/")}
+    without = {path for path in classic if path.replace("/openai/", "/openai/v1/", 1) not in paths}
+    assert without == {path for path in classic if path.startswith("/openai/deployments/")}
+
+
+def test_the_readme_names_every_command_and_every_room_of_the_package() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for command in typer.main.get_group(command_line).commands:
+        assert f"tunery {command}" in readme, command
+    for path in (ROOT / "src" / "tunery").iterdir():
+        if not path.name.startswith("_") and path.name != "py.typed":
+            assert path.name in readme, path.name
+
+
+def test_no_committed_document_names_a_path_of_a_machine() -> None:
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        assert not re.search(r"/(root|home|work)/", path.read_text()), path
