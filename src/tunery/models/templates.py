@@ -14,8 +14,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tunery.errors import InvalidRequest
 
-MOST_STEPS = 1_000_000
-"""Loop turns and calls of one rendering: about a second."""
+MOST_STEPS = 200_000
+"""Loop turns and calls of one rendering: a few seconds at most."""
 MOST_CHARACTERS = 32_000_000
 LARGEST_NUMBER = 1_000_000
 """Any width, count or repetition in a template."""
@@ -64,6 +64,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         for loop in tree.find_all(nodes.For):
             loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
         return tree
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return attr not in ("format", "format_map") and super().is_safe_attribute(obj, attr, value)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         __self._count()
