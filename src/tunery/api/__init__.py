@@ -61,6 +61,9 @@ def _gone(_request: Request, _error: Exception) -> Response:
 
 
 def _broke(request: Request, error: Exception) -> Response:
-    # The server logs the traceback: the framework raises the error again once this answer is sent.
+    # The framework raises the error again once this answer is sent: the server logs it and drops the connection, so
+    # the client must not take it for its next request.
     logger.error("%s %s broke: %s", request.method, request.url.path, type(error).__name__)
-    return error_response(request.url.path, TuneryError())
+    response = error_response(request.url.path, TuneryError())
+    response.headers["connection"] = "close"
+    return response

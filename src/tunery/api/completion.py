@@ -8,7 +8,7 @@ from typing import Any
 from tunery.api.answer import Order, writable
 from tunery.api.sampling import HIGHEST_TOKEN_ID, Sampling, check_range, read
 from tunery.deployments import Serving
-from tunery.errors import InvalidRequest
+from tunery.errors import ContextOverflow, InvalidRequest
 from tunery.messages import Generate, Piece, TokenLogprob
 from tunery.records import new_id
 
@@ -34,7 +34,7 @@ def completion_order(body: bytes, serving: Serving, owner: str) -> Order:
     options = completion.options()
     check_range("logprobs", completion.logprobs, 0, 5)
     check_range("max_tokens", completion.max_tokens, 0, serving.context_length)
-    prompts, best_of = _prompts(completion.prompt), _best_of(completion)
+    prompts, best_of = _prompts(completion.prompt, serving.context_length), _best_of(completion)
     if len(prompts) * best_of > MOST_CHOICES:
         raise InvalidRequest(
             f"{len(prompts)} prompts with {best_of} answers each are too many; together it may be {MOST_CHOICES}.",
@@ -59,12 +59,17 @@ def completion_order(body: bytes, serving: Serving, owner: str) -> Order:
     )
 
 
-def _prompts(prompt: str | Sequence[str | int | list[int]] | None) -> list[str | list[int]]:
+def _prompts(prompt: str | list[str | int | list[int]] | None, context_length: int) -> list[str | list[int]]:
     """One prompt or several. The empty string is the start of a document, which is what no prompt means."""
     if prompt is None:
         return [""]
     if isinstance(prompt, str):
         return ["" if prompt == DOCUMENT_START else prompt]
+    if len(prompt) > max(MOST_CHOICES, context_length):
+        raise ContextOverflow(
+            f"prompt has {len(prompt)} items; it may have {MOST_CHOICES} prompts or {context_length} token ids.",
+            param="prompt",
+        )
     texts = ["" if text == DOCUMENT_START else text for text in prompt if isinstance(text, str)]
     ids = [token for token in prompt if isinstance(token, int)]
     lists = [tokens for tokens in prompt if isinstance(tokens, list)]
@@ -73,10 +78,19 @@ def _prompts(prompt: str | Sequence[str | int | list[int]] | None) -> list[str |
             "prompt may be a string, strings, token ids, or lists of token ids; no mixture of them and no empty list.",
             param="prompt",
         )
-    for tokens in (ids, *lists):
-        for token in tokens:
-            check_range("A token id of prompt", token, 0, HIGHEST_TOKEN_ID, param="prompt")
-    return [*texts, *lists, *([ids] if ids else [])]
+    lists += [ids] if ids else []
+    for tokens in lists:
+        _check_tokens(tokens, context_length)
+    return [*texts, *lists]
+
+
+def _check_tokens(tokens: list[int], context_length: int) -> None:
+    if len(tokens) > context_length:
+        raise ContextOverflow(
+            f"prompt has {len(tokens)} token ids; the model's context holds {context_length} tokens.", param="prompt"
+        )
+    for token in (min(tokens), max(tokens)):
+        check_range("A token id of prompt", token, 0, HIGHEST_TOKEN_ID, param="prompt")
 
 
 def _best_of(completion: CompletionBody) -> int:

@@ -4,6 +4,7 @@ from typing import Annotated, Protocol
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from tunery.api.answer import Events, Order, chunks, whole
@@ -55,7 +56,8 @@ Deployed = Annotated[Serving, Depends(deployed)]
 async def chat(request: Request, call: DataPlane, serving: Deployed, body: JsonBody) -> Response:
     if CHAT not in serving.kinds:
         raise _unfit("chatCompletion", "/completions", serving)
-    return await _answer(request, chat_order(body, serving, str(call.account.id)), serving)
+    order = await run_in_threadpool(chat_order, body, serving, str(call.account.id))
+    return await _answer(request, order, serving)
 
 
 @router.post("/openai/v1/completions")
@@ -63,7 +65,8 @@ async def chat(request: Request, call: DataPlane, serving: Deployed, body: JsonB
 async def complete(request: Request, call: DataPlane, serving: Deployed, body: JsonBody) -> Response:
     if COMPLETION not in serving.kinds:
         raise _unfit("completion", "/chat/completions", serving)
-    return await _answer(request, completion_order(body, serving, str(call.account.id)), serving)
+    order = await run_in_threadpool(completion_order, body, serving, str(call.account.id))
+    return await _answer(request, order, serving)
 
 
 def _unfit(operation: str, other: str, serving: Serving) -> OperationNotSupported:

@@ -1,0 +1,87 @@
+"""The inference API alone on a real server, with a scripted engine behind it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from tests.fakes import FakeDeployments, FakeGenerator, Script, running, says, serving
+from tunery import api
+from tunery.access import Access
+from tunery.api import inference
+from tunery.api.wire import Tolerance
+from tunery.errors import EngineUnavailable
+from tunery.messages import Generate
+from tunery.settings import Settings
+from tunery.store import Store
+from tunery.store.blobs import FolderBlobs
+from tunery.store.database import Database
+
+CLASSIC = "/openai/deployments/{}/{}?api-version=2024-10-21"
+V1 = "/openai/v1/{}"
+
+
+@dataclass
+class Service:
+    """A running server. Deployments: `talk` (chat), `write` (completion), `both`, `small` (64 tokens), `loading`."""
+
+    url: str
+    key: str
+    app: FastAPI
+    http: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.http = httpx.Client(base_url=self.url, headers={"api-key": self.key}, timeout=30)
+
+    def plays(self, script: Script) -> FakeGenerator:
+        """From now on the engine answers so."""
+        generator = FakeGenerator(script)
+        self.app.state.generator = generator
+        return generator
+
+    def chat(self, deployment: str = "talk", **body: object) -> httpx.Response:
+        body = {"messages": [{"role": "user", "content": "Hello?"}], **body}
+        return self.http.post(CLASSIC.format(deployment, "chat/completions"), json=body)
+
+    def complete(self, deployment: str = "write", **body: object) -> httpx.Response:
+        return self.http.post(CLASSIC.format(deployment, "completions"), json=body)
+
+    def asked(self) -> Generate:
+        """The engine's last request."""
+        generator: FakeGenerator = self.app.state.generator
+        return generator.requests[-1]
+
+
+@pytest.fixture(scope="session")
+def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    home = tmp_path_factory.mktemp("inference")
+    settings = Settings(home=home)
+    database = Database(f"sqlite:///{home / 'tunery.sqlite'}")
+    database.migrate()
+    access = Access(Store(database, FolderBlobs(home / "blobs")), settings)
+    account = access.first_account()
+    app = FastAPI(redirect_slashes=False)
+    app.include_router(inference.router)
+    api.install(app)
+    app.state.settings, app.state.access = settings, access
+    app.state.deployments = FakeDeployments(
+        account.id,
+        talk=serving("talk", "chat"),
+        write=serving("write", "completion"),
+        both=serving("both"),
+        small=serving("small", context_length=64),
+        loading=EngineUnavailable(),
+    )
+    with running(Tolerance(app, region="local")) as url:
+        service = Service(url, access.keys(account)[0], app)
+        with service.http:
+            yield service
+    database.close()
+
+
+@pytest.fixture
+def service(shared_service: Service) -> Service:
+    shared_service.plays(says("Hello", " there", "."))
+    return shared_service
