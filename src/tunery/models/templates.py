@@ -65,8 +65,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
         return tree
 
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        return attr not in ("format", "format_map") and super().is_safe_attribute(obj, attr, value)
+    def wrap_str_format(self, value: Any) -> Any:
+        if super().wrap_str_format(value) is not None:
+            raise SecurityError("str.format makes any width of text")
+        return None
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         __self._count()
