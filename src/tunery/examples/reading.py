@@ -1,0 +1,94 @@
+"""The examples of a checked file, as training takes them. Knows no tokens and no templates."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tunery.errors import InvalidRequest
+from tunery.examples.formats import ChatLine, CompletionLine, Format, Line
+from tunery.examples.lines import Lines, Source, opened
+from tunery.examples.repeats import Pairs, shared
+from tunery.examples.typed import TypedReader
+
+_FORMATS: tuple[Format, ...] = ("chat", "completion", "preference")
+
+
+class Chat(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation to train on, in the words of the file: text parts and the deprecated function_call stay."""
+
+    messages: list[dict[str, Any]]
+    """Without nulls and without weight."""
+    weights: list[int]
+    """One for each message: 1 if it is trained, 0 if not, as for all messages but the assistant's."""
+    tools: list[dict[str, Any]] | None = None
+    """With their keys in the file's order, for a template writes them in that order. Functions come as tools."""
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt and the text to train on."""
+
+    prompt: str
+    completion: str
+
+
+def read(source: Source) -> Iterator[tuple[int, Chat | Completion]]:
+    """Line numbers and examples of a file that passed `check`.
+
+    Raises InvalidRequest at a line that isn't valid after all, and for preference data, which can't be trained yet.
+    """
+    for number, line, text in _lines(source):
+        if isinstance(line, CompletionLine):
+            yield number, Completion(prompt=line.prompt, completion=line.completion)
+        elif isinstance(line, ChatLine):
+            yield number, _chat(msgspec.json.decode(text))
+        else:
+            raise InvalidRequest("Preference data can't be trained yet; use chat or completion examples.")
+
+
+def shared_lines(training: str | Path, validation: str | Path) -> Pairs:
+    """Examples of the validation file that stand in the training file too: count, and the first line numbers of each.
+
+    Both files have passed `check`. Equal means equal values, whatever the spacing or the order of keys.
+    """
+    return shared(_numbered(training), _numbered(validation))
+
+
+def _numbered(path: str | Path) -> Iterator[tuple[int, Line]]:
+    return ((number, line) for number, line, _ in _lines(path))
+
+
+def _lines(source: Source) -> Iterator[tuple[int, Line, bytes]]:
+    reader: TypedReader | None = None
+    with opened(source) as stream:
+        for batch in Lines(stream):
+            if batch.too_long:
+                raise _invalid(batch.first)
+            for number, text in enumerate(batch.lines, start=batch.first):
+                if not text.strip():
+                    continue
+                reader = reader or _reader_for(text)
+                examples = reader and reader.read(text, [text], trusted=True)
+                if not examples:
+                    raise _invalid(number)
+                yield number, examples.lines[0], text
+
+
+def _invalid(number: int) -> InvalidRequest:
+    return InvalidRequest(f"Line {number} isn't a valid example; check the file and upload it again.")
+
+
+def _reader_for(text: bytes) -> TypedReader | None:
+    readers = map(TypedReader, _FORMATS)
+    return next((reader for reader in readers if reader.read(text, [text], trusted=True)), None)
+
+
+def _chat(line: dict[str, Any]) -> Chat:
+    given = [{key: value for key, value in message.items() if value is not None} for message in line["messages"]]
+    functions = [{"type": "function", "function": function} for function in line.get("functions") or ()]
+    return Chat(
+        messages=[{key: value for key, value in message.items() if key != "weight"} for message in given],
+        weights=[message.get("weight", 1) if message["role"] == "assistant" else 0 for message in given],
+        tools=[*(line.get("tools") or ()), *functions] or None,
+    )
