@@ -113,10 +113,14 @@ async def _serve(
     application = wiring.web(rooms, engines)  # type: ignore[arg-type]
     common: dict[str, Any] = {"host": "127.0.0.1", "lifespan": "off", "log_level": "warning"}
     ports = [
-        Port(uvicorn.Config(application, port=settings.port, **common)),
+        Port(uvicorn.Config(wiring.entrance(application), port=settings.port, **common)),
         Port(
             uvicorn.Config(
-                application, port=settings.tls_port, ssl_certfile=paths.certificate, ssl_keyfile=paths.key, **common
+                wiring.entrance(application),
+                port=settings.tls_port,
+                ssl_certfile=paths.certificate,
+                ssl_keyfile=paths.key,
+                **common,
             )
         ),
     ]

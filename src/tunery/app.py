@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from tunery import api
 from tunery.access import Access
 from tunery.api import control, files, inference, jobs, models
+from tunery.api.wire import Tolerance
 from tunery.catalog import Catalog
 from tunery.deployments import Deployments
 from tunery.files import Files
@@ -97,6 +98,11 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
     state.reconcile = asyncio.Event()
     api.install(app)
     return app
+
+
+def entrance(application: FastAPI) -> Tolerance:
+    """What a port runs: outermost, so that even a failure that nobody caught carries its request id."""
+    return Tolerance(application, region=application.state.settings.location)
 
 
 @contextlib.asynccontextmanager

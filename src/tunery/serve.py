@@ -99,7 +99,7 @@ def _port(
     application: FastAPI, host: str, number: int, certificate: Path | None = None, key: Path | None = None
 ) -> Port:
     config = uvicorn.Config(
-        application,
+        app.entrance(application),
         host=host,
         port=number,
         lifespan="off",

@@ -1,13 +1,11 @@
 """The ARM control plane: deployments of an account (contract.md 4.1 to 4.4, 4.7)."""
 
 import datetime
-import re
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from fastapi.routing import APIRoute
 
 from tunery.access import Access, Caller
 from tunery.api.wire import DATED, Call, Family, JsonBody, decode
@@ -21,15 +19,7 @@ OPERATIONS = "/subscriptions/{subscription}/providers/Microsoft.CognitiveService
 POLL_SECONDS = "1"
 
 
-class AnyCaseRoute(APIRoute):
-    """ARM paths match in any case: az writes /resourcegroups/ where SDKs write /resourceGroups/."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.path_regex = re.compile(self.path_regex.pattern, re.IGNORECASE)
-
-
-router = APIRouter(route_class=AnyCaseRoute)
+router = APIRouter()
 
 
 class ModelBody(msgspec.Struct, frozen=True):
@@ -74,7 +64,8 @@ def control_plane(request: Request) -> Call:
 Control = Annotated[Call, Depends(control_plane)]
 
 
-@router.api_route(ACCOUNT + "/deployments/{deployment}", methods=["PUT", "POST"])
+@router.post(ACCOUNT + "/deployments/{deployment}")
+@router.put(ACCOUNT + "/deployments/{deployment}")
 def put(request: Request, call: Control, deployment: str, body: JsonBody) -> Response:
     """Create or update. POST does the same: the guide's curl line says POST."""
     wanted = _wanted(decode(body, PutBody))

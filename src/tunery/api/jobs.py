@@ -62,7 +62,8 @@ def delete(request: Request, call: DataPlane, job_id: str) -> Response:
 
 
 # Azure's guide shows curl -X POST for the events by mistake.
-@router.api_route("/fine_tuning/jobs/{job_id}/events", methods=["GET", "POST"])
+@router.post("/fine_tuning/jobs/{job_id}/events")
+@router.get("/fine_tuning/jobs/{job_id}/events")
 def events(
     request: Request, call: DataPlane, job_id: str, after: str | None = None, limit: str | None = None
 ) -> Response:

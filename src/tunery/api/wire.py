@@ -216,7 +216,8 @@ class Tolerance:
     """ASGI middleware: mends the paths that real clients get wrong, and stamps every answer with its request id.
 
     Doubled slashes (an api_base that ends in one); files and jobs below a deployment (openai 1.12 to 1.40 with
-    azure_deployment set); job events without prefix and version (openai 0.28). See clients.md section 3.
+    azure_deployment set); job events without prefix and version (openai 0.28); ARM's types in any case (az writes
+    /resourcegroups/ where SDKs write /resourceGroups/).
     """
 
     def __init__(self, app: ASGIApp, *, region: str) -> None:
@@ -241,6 +242,32 @@ class Tolerance:
         await self._app(scope, receive, stamped)
 
 
+ARM_WORDS = {
+    word.lower(): word
+    for word in (
+        "subscriptions",
+        "resourceGroups",
+        "providers",
+        "Microsoft.CognitiveServices",
+        "accounts",
+        "deployments",
+        "locations",
+        "operations",
+    )
+}
+
+
+def canonical_case(path: str) -> str:
+    """The types of an ARM path as our routes spell them; names, which stand behind each type, stay as they came."""
+    first, *parts = path.split("/")
+    written, follows = [first], "type"
+    for part in parts:
+        written.append(part if follows == "name" else ARM_WORDS.get(part.lower(), part))
+        after_type = "namespace" if part.lower() == "providers" else "name"
+        follows = after_type if follows == "type" else "type"
+    return "/".join(written)
+
+
 def mended(scope: Scope) -> Scope:
     path = re.sub("//+", "/", scope["path"])
     query = scope.get("query_string", b"")
@@ -248,4 +275,6 @@ def mended(scope: Scope) -> Scope:
     if BARE_EVENTS.match(path):
         path = "/openai" + path
         query = query if b"api-version=" in query else b"&".join(filter(None, (query, BARE_EVENTS_VERSION)))
+    if family_of(path) is Family.ARM:
+        path = canonical_case(path)
     return {**scope, "path": path, "raw_path": path.encode(), "query_string": query}

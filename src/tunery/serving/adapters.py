@@ -73,10 +73,15 @@ class AdapterStore:
     def nbytes(self) -> int:
         return sum(adapter.nbytes for adapter in self._loaded.values())
 
+    @property
+    def num_pinned(self) -> int:
+        return len(self._pins)
+
     def fits(self, adapter: Adapter) -> bool:
         """One more sequence may use it now: all that are in use stay within the limit."""
-        in_use = {*self._pins, adapter.digest}
-        return not self._pins or sum(self._sizes.get(digest, 0) for digest in in_use) <= self._max_bytes
+        if not self._pins or adapter.digest in self._pins:
+            return True
+        return sum(self._sizes.get(digest, 0) for digest in (*self._pins, adapter.digest)) <= self._max_bytes
 
     def pin(self, adapter: Adapter) -> None:
         self._pins[adapter.digest] += 1

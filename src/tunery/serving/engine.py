@@ -46,6 +46,17 @@ class Limits:
     """Of adapters kept in memory."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What is held now."""
+
+    blocks: int
+    free_blocks: int
+    running: int
+    waiting: int
+    pinned_adapters: int
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """What a sequence is computed for: a prompt and, once that is computed, one of its choices."""
@@ -84,6 +95,16 @@ class Engine:
     def busy(self) -> bool:
         """There is something for `step` to do."""
         return bool(self._arrived or self._parts)
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(
+            blocks=self._cache.num_blocks,
+            free_blocks=self._cache.num_free,
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            pinned_adapters=self._adapters.num_pinned,
+        )
 
     def submit(self, generate: Generate, deliver: Deliver) -> Request:
         """Takes a request on; `deliver` gets Started, Pieces and Done, or Refused, from the next steps."""

@@ -43,14 +43,19 @@ class EnginePool:
             async for answer in answers:
                 yield answer
 
-    async def mount(self, base_name: str, adapter: Adapter) -> None:
-        """See EngineClient.mount."""
+    async def mount(self, base_name: str, adapter: Adapter | None) -> None:
+        """See EngineClient.mount; None: the base alone is loaded."""
         client = await self._engine(base_name).client()
-        await client.mount(adapter)
+        if adapter:
+            await client.mount(adapter)
 
     async def ping(self, base_name: str) -> None:
         client = await self._engine(base_name).client()
         await client.ping()
+
+    def pid(self, base_name: str) -> int | None:
+        """Of the engine's process, if it was started."""
+        return self._engine(base_name).pid
 
     async def close(self) -> None:
         await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
@@ -92,6 +97,10 @@ class _Engine:
         self._process: asyncio.subprocess.Process | None = None
         self._client = EngineClient(socket)
         self._start: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
 
     async def client(self) -> EngineClient:
         if self._start is None or (self._start.done() and not self._alive):

@@ -59,7 +59,7 @@ class Request:
         _check_ids(generate.logit_bias, vocab_size, param="logit_bias")
         for number, (tokens, text) in enumerate(_prompts(generate, tokenizer)):
             _check_ids(tokens, vocab_size, param="prompt")
-            max_tokens = _room(len(tokens), generate.max_tokens, context_length)
+            max_tokens = _room(len(tokens), generate, context_length)
             choices = [
                 Choice(generate, tokenizer, number=number * self.best_of + sample, max_tokens=max_tokens)
                 for sample in range(self.best_of)
@@ -73,8 +73,9 @@ class Request:
             scores = [None, *prompt.scores]
             pairs = zip(prompt.tokens, scores, strict=True)
             logprobs = [token_logprob(tokenizer, token, scored) for token, scored in pairs]
+        text = prompt.text or tokenizer.decode(prompt.tokens)
         for choice in prompt.choices:
-            piece = Piece(id=self.generate.id, index=choice.number, text=prompt.text, logprobs=logprobs)
+            piece = Piece(id=self.generate.id, index=choice.number, text=text, logprobs=logprobs)
             self.send(prompt, choice, piece)
 
     def send(self, prompt: Prompt, choice: Choice, piece: Piece) -> None:
@@ -103,13 +104,12 @@ class Request:
 def _prompts(generate: Generate, tokenizer: Tokenizer) -> Iterator[tuple[list[int], str]]:
     """Tokens and text of each prompt."""
     if generate.messages is not None:
-        tokens = tokenizer.chat_prompt(generate.messages, generate.tools)
-        yield tokens, ""
+        yield tokenizer.chat_prompt(generate.messages, generate.tools), ""
     for prompt in generate.prompts or []:
-        if isinstance(prompt, str):
-            yield tokenizer.encode(prompt), prompt
-        else:
-            yield prompt, tokenizer.decode(prompt)
+        tokens = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        if not tokens:
+            raise InvalidRequest("The prompt is empty.", param="prompt")
+        yield tokens, prompt if isinstance(prompt, str) else ""
 
 
 def _check_ids(ids: Iterable[int], vocab_size: int, *, param: str) -> None:
@@ -118,14 +118,15 @@ def _check_ids(ids: Iterable[int], vocab_size: int, *, param: str) -> None:
             raise InvalidRequest(f"{token} is no token of this model: ids go from 0 to {vocab_size - 1}.", param=param)
 
 
-def _room(prompt_tokens: int, max_tokens: int | None, context_length: int) -> int:
+def _room(prompt_tokens: int, generate: Generate, context_length: int) -> int:
     """Tokens the answer may have."""
     room = context_length - prompt_tokens
-    wanted = 1 if max_tokens is None else max_tokens
+    wanted = 1 if generate.max_tokens is None else generate.max_tokens
     if wanted > room:
+        prompt = "prompt" if generate.messages is None else "messages"
         raise ContextOverflow(
-            f"This model's context holds {context_length} tokens. The prompt has {prompt_tokens} and the answer was "
-            f"to have up to {wanted}, {prompt_tokens + wanted} together. Shorten the prompt or lower max_tokens.",
-            param="max_tokens" if prompt_tokens < context_length else "messages",
+            f"This model's context holds {context_length} tokens; the {prompt} has {prompt_tokens} and the answer may "
+            f"take {wanted}, which makes {prompt_tokens + wanted}. Shorten the {prompt} or lower max_tokens.",
+            param="max_tokens" if room > 0 else prompt,
         )
-    return room if max_tokens is None else max_tokens
+    return room if generate.max_tokens is None else generate.max_tokens
