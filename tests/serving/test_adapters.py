@@ -1,0 +1,87 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.serving.given import write_adapter
+from tunery.errors import EngineUnavailable, InvalidRequest
+from tunery.messages import Adapter
+from tunery.models.decoder import GROUPS, Decoder
+from tunery.models.lora import Lora
+from tunery.serving.adapters import AdapterStore, BatchLora, ServedAdapter
+
+
+def new_store(decoder: Decoder, max_bytes: int = 1 << 30) -> AdapterStore:
+    return AdapterStore(decoder.config, max_bytes=max_bytes, device=decoder.device, dtype=decoder.dtype)
+
+
+def size(decoder: Decoder, adapter: Adapter) -> int:
+    return ServedAdapter(Lora.load(adapter.directory, decoder.config)).nbytes
+
+
+def test_each_span_of_a_batch_gets_its_own_adapter(decoder: Decoder, adapters: list[Adapter]) -> None:
+    loras = [Lora.load(adapter.directory, decoder.config) for adapter in adapters]
+    batch = BatchLora([(ServedAdapter(loras[0]), 0, 2), (ServedAdapter(loras[2]), 3, 7)])
+    for group, members in GROUPS.items():
+        inputs = decoder.config.features(members[0])[0]
+        outputs = sum(decoder.config.features(member)[1] for member in members)
+        x, y = torch.randn(8, inputs), torch.randn(8, outputs)
+        expected = y.clone()
+        expected[0:2] = loras[0].add(1, group, x[0:2], y[0:2])
+        expected[3:7] = loras[2].add(1, group, x[3:7], y[3:7])
+        torch.testing.assert_close(batch.add(1, group, x, y.clone()), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_least_recently_used_goes_first(decoder: Decoder, adapters: list[Adapter]) -> None:
+    sizes = [size(decoder, adapter) for adapter in adapters]
+    store = new_store(decoder, sum(sizes) - 1)
+    first, second, third = adapters
+    for adapter in (first, second, first, third):
+        store.get(adapter)
+    assert store.digests == [first.digest, third.digest]
+    assert store.nbytes <= sum(sizes) - 1
+
+
+def test_an_adapter_in_use_stays(decoder: Decoder, adapters: list[Adapter]) -> None:
+    store = new_store(decoder, 1)
+    first, second, third = adapters
+    store.get(first)
+    store.pin(first)
+    assert store.fits(first)
+    store.get(second)
+    assert not store.fits(second)
+    store.get(third)
+    assert store.digests == [first.digest, third.digest]
+    store.unpin(first)
+    assert store.fits(third)
+    store.get(second)
+    assert store.digests == [second.digest]
+
+
+def test_what_went_is_loaded_again(decoder: Decoder, adapters: list[Adapter]) -> None:
+    store = new_store(decoder, 1)
+    before = store.get(adapters[0]).down["o"][0]
+    store.get(adapters[1])
+    assert torch.equal(store.get(adapters[0]).down["o"][0], before)
+
+
+def test_a_changed_file_is_refused(decoder: Decoder, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "a", decoder.config, seed=1)
+    weights = tmp_path / "a" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(EngineUnavailable, match="digest"):
+        new_store(decoder).get(adapter)
+
+
+def test_numbers_that_are_not_finite_are_refused(decoder: Decoder, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "a", decoder.config, seed=1, strength=float("nan"))
+    with pytest.raises(EngineUnavailable, match="finite"):
+        new_store(decoder).get(adapter)
+
+
+def test_an_adapter_of_another_base_is_refused(decoder: Decoder, adapters: list[Adapter]) -> None:
+    other = replace(decoder.config, num_hidden_layers=1)
+    store = AdapterStore(other, max_bytes=1 << 30, device=decoder.device, dtype=decoder.dtype)
+    with pytest.raises(InvalidRequest):
+        store.get(adapters[0])

@@ -1,0 +1,340 @@
+"""Engine processes and the sockets to them, with a tiny base."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.serving.given import ask, run
+from tunery.errors import EngineUnavailable, InvalidRequest, NotFound
+from tunery.messages import Adapter, Answer, Ask, BaseModel, Done, Generate, Piece, Ping, Pong, Started
+from tunery.serving.client import EngineClient
+from tunery.serving.engine import Engine
+from tunery.serving.pool import EnginePool
+from tunery.serving.wire import frame
+
+ENDLESS = {"max_tokens": None, "logit_bias": {0: -100.0, 2: -100.0}}
+
+
+class Process:
+    """`python -m tunery.serving` started by hand."""
+
+    def __init__(self, base: BaseModel, path: Path) -> None:
+        command = [sys.executable, "-m", "tunery.serving", "--base", msgspec.json.encode(base).decode()]
+        self.socket = path
+        self.process = subprocess.Popen(
+            [*command, "--socket", str(path), "--threads", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self.process.stdout.readline() == b"ready\n"
+
+    def end(self) -> int:
+        for pipe in (self.process.stdin, self.process.stdout):
+            pipe.close()
+        return self.process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def server(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    process = Process(base, tmp_path_factory.mktemp("s") / "private" / "engine.sock")
+    yield process
+    assert process.end() == 0
+
+
+@contextlib.asynccontextmanager
+async def client_of(server: Process) -> AsyncIterator[EngineClient]:
+    client = EngineClient(server.socket)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def text_of(client: EngineClient, generate: Generate) -> str:
+    return "".join([answer.text async for answer in client.generate(generate) if isinstance(answer, Piece)])
+
+
+def test_the_socket_is_its_owners_alone(server: Process) -> None:
+    assert stat.S_IMODE(server.socket.stat().st_mode) == 0o600
+    assert stat.S_IMODE(server.socket.parent.stat().st_mode) == 0o700
+
+
+def test_many_requests_share_a_connection_and_get_their_own_answers(
+    server: Process, engine: Engine, adapters: list[Adapter]
+) -> None:
+    generates = [
+        ask(prompt, adapter=adapter) for prompt in ("The quick", "0123", "dog.") for adapter in (None, *adapters)
+    ]
+
+    async def all_at_once() -> list[str]:
+        async with client_of(server) as client:
+            return await asyncio.gather(*(text_of(client, generate) for generate in generates))
+
+    assert asyncio.run(all_at_once()) == [running.text() for running in run(engine, *generates)]
+
+
+def test_answers_begin_with_started_and_end_with_done_under_the_callers_id(server: Process) -> None:
+    async def converse() -> list[Answer]:
+        async with client_of(server) as client:
+            return [answer async for answer in client.generate(ask("The quick", id="mine"))]
+
+    answers = asyncio.run(converse())
+    assert (type(answers[0]), type(answers[-1])) == (Started, Done)
+    assert {answer.id for answer in answers} == {"mine"}
+
+
+def test_the_same_id_twice_at_once_is_two_requests(server: Process) -> None:
+    async def converse() -> list[str]:
+        async with client_of(server) as client:
+            return await asyncio.gather(*(text_of(client, ask(p, id="same", echo=True)) for p in ("ab", "cd")))
+
+    first, second = asyncio.run(converse())
+    assert (first[:2], second[:2]) == ("ab", "cd")
+
+
+def test_a_refusal_raises_the_error_it_names(server: Process) -> None:
+    async def converse() -> None:
+        async with client_of(server) as client:
+            await text_of(client, ask([9999]))
+
+    with pytest.raises(InvalidRequest) as caught:
+        asyncio.run(converse())
+    assert caught.value.param == "prompt"
+
+
+def test_closing_the_answers_early_frees_the_request(server: Process) -> None:
+    """With one row taken for ever, a hundred more endless requests would never let the last one through."""
+
+    async def converse() -> str:
+        async with client_of(server) as client:
+            for _ in range(100):
+                answers = client.generate(ask("The quick", **ENDLESS))
+                assert isinstance(await anext(answers), Started)
+                await answers.aclose()
+            return await text_of(client, ask("The quick"))
+
+    assert asyncio.run(asyncio.wait_for(converse(), 30))
+
+
+def test_a_closed_connection_cancels_its_requests_and_no_others(server: Process) -> None:
+    async def converse() -> str:
+        async with client_of(server) as staying:
+            going_on = asyncio.create_task(
+                text_of(staying, ask("The quick", max_tokens=60, logit_bias={0: -99, 2: -99}))
+            )
+            async with client_of(server) as leaving:
+                answers = leaving.generate(ask("0123", **ENDLESS))
+                await anext(answers)
+            with pytest.raises(EngineUnavailable):
+                [answer async for answer in answers]
+            return await going_on
+
+    assert asyncio.run(asyncio.wait_for(converse(), 30))
+
+
+@pytest.mark.parametrize("garbage", [b"\xff" * 64, struct.pack(">I", 3) + b"\xc1\xc1\xc1", b"GET / HTTP/1.1\r\n\r\n"])
+def test_garbage_closes_its_connection_only(server: Process, garbage: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(10)
+        stranger.connect(str(server.socket))
+        stranger.sendall(garbage)
+        assert stranger.recv(1) == b""
+
+    async def converse() -> None:
+        async with client_of(server) as client:
+            await client.ping()
+
+    asyncio.run(converse())
+
+
+def test_asks_in_one_packet_are_answered_each(server: Process) -> None:
+    asks: list[Ask] = [Ping(id="1"), Ping(id="2")]
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.settimeout(10)
+        raw.connect(str(server.socket))
+        raw.sendall(b"".join(map(frame, asks)))
+        expected = frame(Pong(id="1")) + frame(Pong(id="2"))
+        received = b""
+        while len(received) < len(expected):
+            received += raw.recv(1000)
+    assert received == expected
+
+
+def test_no_engine_behind_the_socket_is_engine_unavailable(tmp_path: Path) -> None:
+    async def converse() -> None:
+        await EngineClient(tmp_path / "none.sock").ping()
+
+    with pytest.raises(EngineUnavailable):
+        asyncio.run(converse())
+
+
+@pytest.mark.parametrize("end", ["end of input", "SIGTERM"])
+def test_the_process_ends_when_told_even_while_it_generates(base: BaseModel, tmp_path: Path, end: str) -> None:
+    process = Process(base, tmp_path / "s" / "e.sock")
+
+    async def converse() -> None:
+        async with client_of(process) as client:
+            answers = client.generate(ask("The quick", **ENDLESS))
+            await anext(answers)
+            if end == "SIGTERM":
+                process.process.terminate()
+            else:
+                process.process.stdin.close()
+            with pytest.raises(EngineUnavailable):
+                async for _ in client.generate(ask("0123", **ENDLESS)):
+                    pass
+            await answers.aclose()
+
+    asyncio.run(asyncio.wait_for(converse(), 30))
+    assert process.end() == 0
+
+
+def test_the_process_ends_when_its_parent_is_killed(base: BaseModel, tmp_path: Path) -> None:
+    """The parent keeps the engine's input open in a third process, so that only the parent's death can tell."""
+    path = tmp_path / "s" / "e.sock"
+    code = f"""
+import os, subprocess, sys
+read, write = os.pipe()
+keeper = subprocess.Popen(["sleep", "60"], pass_fds=[write])
+command = [sys.executable, "-m", "tunery.serving", "--base", {msgspec.json.encode(base).decode()!r},
+           "--socket", {str(path)!r}, "--threads", "1"]
+engine = subprocess.Popen(command, stdin=read, stdout=subprocess.PIPE)
+engine.stdout.readline()
+print(engine.pid, keeper.pid, flush=True)
+sys.stdin.read()
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    engine, keeper = map(int, parent.stdout.readline().split())
+    try:
+        parent.kill()
+        parent.wait()
+        wait_until(lambda: not alive(engine))
+        assert alive(keeper)
+    finally:
+        os.kill(keeper, signal.SIGKILL)
+        parent.communicate()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    async def poll() -> None:
+        while not holds():
+            await asyncio.sleep(0.02)
+
+    asyncio.run(asyncio.wait_for(poll(), 20))
+
+
+def with_pool(base: BaseModel, folder: Path, use: Callable[[EnginePool], Awaitable[None]]) -> None:
+    async def run_it() -> None:
+        pool = EnginePool({"tiny": base}, folder, 1, "cpu")
+        try:
+            await asyncio.wait_for(use(pool), 60)
+        finally:
+            await pool.close()
+
+    asyncio.run(run_it())
+
+
+async def pool_text(pool: EnginePool, generate: Generate) -> str:
+    return "".join([answer.text async for answer in pool.generate("tiny", generate) if isinstance(answer, Piece)])
+
+
+def test_the_pool_starts_one_engine_and_routes_by_base(
+    base: BaseModel, tmp_path: Path, adapters: list[Adapter]
+) -> None:
+    async def use(pool: EnginePool) -> None:
+        texts = await asyncio.gather(*(pool_text(pool, ask("The quick")) for _ in range(3)))
+        assert len(set(texts)) == 1
+        await pool.mount("tiny", adapters[0])
+        await pool.mount("tiny", None)
+        with pytest.raises(NotFound):
+            await pool.start("other")
+
+    with_pool(base, tmp_path / "engines", use)
+    assert len(list((tmp_path / "engines").glob("*.log"))) == 1
+
+
+def test_a_killed_engine_breaks_its_streams_and_the_next_request_starts_another(
+    base: BaseModel, tmp_path: Path
+) -> None:
+    async def use(pool: EnginePool) -> None:
+        expected = await pool_text(pool, ask("The quick"))
+        answers = pool.generate("tiny", ask("0123", **ENDLESS))
+        assert isinstance(await anext(answers), Started)
+        os.kill(pool.pid("tiny"), signal.SIGKILL)
+        with pytest.raises(EngineUnavailable):
+            async for _ in answers:
+                pass
+        assert await pool_text(pool, ask("The quick")) == expected
+
+    with_pool(base, tmp_path, use)
+
+
+def test_an_engine_killed_between_requests_is_started_again(base: BaseModel, tmp_path: Path) -> None:
+    async def use(pool: EnginePool) -> None:
+        await pool.start("tiny")
+        killed = pool.pid("tiny")
+        os.kill(killed, signal.SIGKILL)
+        wait = asyncio.create_task(asyncio.to_thread(wait_until, lambda: not alive(killed)))
+        await wait
+        await pool.ping("tiny")
+        assert pool.pid("tiny") != killed
+
+    with_pool(base, tmp_path, use)
+
+
+def test_an_engine_that_cannot_start_says_where_its_log_is(base: BaseModel, tmp_path: Path) -> None:
+    broken = msgspec.structs.replace(base, directory=str(tmp_path / "nowhere"))
+
+    async def use(pool: EnginePool) -> None:
+        for _ in range(2):
+            with pytest.raises(EngineUnavailable, match=r"engine-0\.log"):
+                await pool.start("tiny")
+
+    with_pool(broken, tmp_path, use)
+    assert "nowhere" in (tmp_path / "engine-0.log").read_text()
+
+
+def test_closing_the_pool_ends_its_engines(base: BaseModel, tmp_path: Path) -> None:
+    pids = []
+
+    async def use(pool: EnginePool) -> None:
+        await pool.start("tiny")
+        pids.append(pool.pid("tiny"))
+
+    with_pool(base, tmp_path, use)
+    assert not alive(pids[0])
+
+
+def test_a_long_home_folder_gets_short_sockets(base: BaseModel, tmp_path: Path) -> None:
+    async def use(pool: EnginePool) -> None:
+        await pool.ping("tiny")
+
+    with_pool(base, tmp_path / ("long" * 30), use)
+
+
+def test_a_request_that_leaves_while_the_engine_starts_does_not_stop_it(base: BaseModel, tmp_path: Path) -> None:
+    async def use(pool: EnginePool) -> None:
+        first = asyncio.create_task(pool_text(pool, ask("The quick")))
+        await asyncio.sleep(0.1)
+        second = asyncio.create_task(pool_text(pool, ask("The quick")))
+        await asyncio.sleep(0)
+        first.cancel()
+        assert await second
+
+    with_pool(base, tmp_path, use)
