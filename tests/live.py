@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import openai
 import requests
@@ -25,6 +25,7 @@ from tunery.settings import Settings
 from tunery.worker import Worker
 
 VERSION = "2024-10-21"
+ClientT = TypeVar("ClientT", bound=openai.OpenAI)
 
 
 class FakeEngines(FakeGenerator):
@@ -58,12 +59,24 @@ class LiveService:
         self.base = rooms.settings.endpoint
         self.token = rooms.access.issue_token(name="tests", audience=rooms.settings.arm_audience)
 
+        self._clients: list[openai.OpenAI] = []
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
+    def _kept(self, client: ClientT) -> ClientT:
+        self._clients.append(client)
+        return client
+
     def azure(self, **more: Any) -> openai.AzureOpenAI:
         given = {"azure_endpoint": self.base, "api_key": self.key, "api_version": VERSION, "max_retries": 0, **more}
-        return openai.AzureOpenAI(**given)
+        return self._kept(openai.AzureOpenAI(**given))
 
     def v1(self, **more: Any) -> openai.OpenAI:
-        return openai.OpenAI(**{"base_url": f"{self.base}/openai/v1/", "api_key": self.key, "max_retries": 0, **more})
+        return self._kept(
+            openai.OpenAI(**{"base_url": f"{self.base}/openai/v1/", "api_key": self.key, "max_retries": 0, **more})
+        )
 
     def http(self, method: str, path: str, **more: Any) -> requests.Response:
         """A data-plane request with key and version; `params` and `headers` replace them."""
@@ -96,9 +109,11 @@ def live_service(home: Path, **options: Any) -> Iterator[LiveService]:
     web.start()
     work.start()
     assert ready.wait(30)
+    service = LiveService(rooms, engines, trainer, paths.ca)
     try:
-        yield LiveService(rooms, engines, trainer, paths.ca)
+        yield service
     finally:
+        service.close()
         loop_box["stop"]()
         worker.stop()
         web.join()

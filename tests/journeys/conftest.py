@@ -28,6 +28,7 @@ class Service:
         self.home = home
         self.port, self.tls_port = free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self._client: openai.AzureOpenAI | None = None
 
     def start(self) -> None:
         command = [sys.executable, "-m", "tunery", "serve", "--home", str(self.home)]
@@ -47,6 +48,10 @@ class Service:
         assert self.process is not None
         self.process.terminate()
         assert self.process.wait(60) == 0, self.log()
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
 
     def kill(self) -> None:
         assert self.process is not None
@@ -73,12 +78,15 @@ class Service:
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
     def azure(self) -> openai.AzureOpenAI:
-        env = self.environment()
-        return openai.AzureOpenAI(
-            azure_endpoint=env["AZURE_OPENAI_ENDPOINT"],
-            api_key=env["AZURE_OPENAI_API_KEY"],
-            api_version=env["OPENAI_API_VERSION"],
-        )
+        """One client for all tests of this service, made from the shell's variables."""
+        if self._client is None:
+            env = self.environment()
+            self._client = openai.AzureOpenAI(
+                azure_endpoint=env["AZURE_OPENAI_ENDPOINT"],
+                api_key=env["AZURE_OPENAI_API_KEY"],
+                api_version=env["OPENAI_API_VERSION"],
+            )
+        return self._client
 
 
 def wait_for(job_id: str, client: openai.AzureOpenAI, *, seconds: float = 300) -> Any:
@@ -113,6 +121,7 @@ def _running(home: Path) -> Iterator[Service]:
     service = Service(home)
     service.start()
     yield service
+    service.close()
     if service.process is not None and service.process.poll() is None:
         service.stop()
     deadline = time.monotonic() + 20
