@@ -23,12 +23,12 @@ LAYERS = [
     {"examples", "recipe", "certificates"},
     {"store"},
     {"records", "messages", "settings"},
-    {"errors"},
+    {"errors", "parent"},
 ]
 ENGINES = {"training", "serving", "models"}
 ENGINE_MAY_IMPORT = {
-    "training": {"models", "messages", "records", "errors", "examples"},
-    "serving": {"models", "messages", "records", "errors"},
+    "training": {"models", "messages", "records", "errors", "examples", "parent"},
+    "serving": {"models", "messages", "records", "errors", "parent"},
     "models": {"messages", "records", "errors"},
 }
 SEAMS = {

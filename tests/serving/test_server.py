@@ -17,11 +17,12 @@ import pytest
 
 from tests.serving.given import ask, run
 from tunery.errors import EngineUnavailable, InvalidRequest, NotFound
-from tunery.messages import Adapter, Answer, Ask, BaseModel, Done, Generate, Piece, Ping, Pong, Started
+from tunery.messages import Adapter, Answer, Ask, BaseModel, Cancel, Done, Generate, Piece, Ping, Pong, Started
 from tunery.serving.client import EngineClient
 from tunery.serving.engine import Engine
 from tunery.serving.pool import EnginePool
-from tunery.serving.wire import frame
+from tunery.serving.server import Connection, EngineThread
+from tunery.serving.wire import frame, read_frame
 
 ENDLESS = {"max_tokens": None, "logit_bias": {0: -100.0, 2: -100.0}}
 
@@ -111,34 +112,68 @@ def test_a_refusal_raises_the_error_it_names(server: Process) -> None:
     assert caught.value.param == "prompt"
 
 
-def test_closing_the_answers_early_frees_the_request(server: Process) -> None:
-    """With one row taken for ever, a hundred more endless requests would never let the last one through."""
+def test_closing_the_answers_early_cancels_the_request(tmp_path: Path) -> None:
+    """Against a socket that only listens: the engine's side of a cancel is shown in test_engine.py."""
+    asks: list[Ask] = []
 
-    async def converse() -> str:
-        async with client_of(server) as client:
-            for _ in range(100):
-                answers = client.generate(ask("The quick", **ENDLESS))
-                assert isinstance(await anext(answers), Started)
-                await answers.aclose()
-            return await text_of(client, ask("The quick"))
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        decoder = msgspec.msgpack.Decoder(Ask)
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                asks.append(decoder.decode(await read_frame(reader)))
+                if isinstance(asks[-1], Generate):
+                    writer.write(frame(Started(id=asks[-1].id, prompt_tokens=1)))
 
-    assert asyncio.run(asyncio.wait_for(converse(), 30))
+    async def converse() -> None:
+        async with await asyncio.start_unix_server(listen, tmp_path / "s"):
+            client = EngineClient(tmp_path / "s")
+            answers = client.generate(ask())
+            await anext(answers)
+            await answers.aclose()
+            while len(asks) < 2:
+                await asyncio.sleep(0.01)
+            await client.close()
+
+    asyncio.run(asyncio.wait_for(converse(), 10))
+    assert asks[1] == Cancel(id=asks[0].id)
 
 
-def test_a_closed_connection_cancels_its_requests_and_no_others(server: Process) -> None:
-    async def converse() -> str:
-        async with client_of(server) as staying:
-            going_on = asyncio.create_task(
-                text_of(staying, ask("The quick", max_tokens=60, logit_bias={0: -99, 2: -99}))
-            )
-            async with client_of(server) as leaving:
-                answers = leaving.generate(ask("0123", **ENDLESS))
-                await anext(answers)
-            with pytest.raises(EngineUnavailable):
-                [answer async for answer in answers]
-            return await going_on
+def converse_in(engine: Engine, *asks: tuple[Connection, Ask | None]) -> list[tuple[Connection, Answer]]:
+    """What an engine's thread answers if all of this lies ready, and is to stop after it."""
+    frames: list[tuple[Connection, bytes]] = []
+    thread = EngineThread(engine, frames.extend)
+    for connection, asked in asks:
+        thread.put(connection, asked)
+    thread.stop()
+    thread.run()
+    decoder = msgspec.msgpack.Decoder(Answer)
+    return [(connection, decoder.decode(data[4:])) for connection, data in frames]
 
-    assert asyncio.run(asyncio.wait_for(converse(), 30))
+
+def test_a_cancel_reaches_the_request_of_its_connection_only(engine: Engine) -> None:
+    one, other = Connection(None), Connection(None)
+    first, second = (ask(id="same") for _ in range(2))
+    assert converse_in(engine, (one, first), (other, second), (one, Cancel(id="same"))) == []
+    assert (list(one.requests), list(other.requests)) == ([], ["same"])
+    assert engine.busy
+    converse_in(engine, (other, Cancel(id="same")))
+    assert not engine.busy
+
+
+def test_a_closed_connection_cancels_its_requests_and_no_others(engine: Engine) -> None:
+    leaving, staying = Connection(None), Connection(None)
+    converse_in(engine, (leaving, ask()), (leaving, ask()), (staying, ask(id="stays")), (leaving, None))
+    answers: list[Answer] = []
+    staying.requests["stays"].deliver = answers.append
+    while engine.busy:
+        engine.step()
+    assert {answer.id for answer in answers} == {"stays"}
+
+
+def test_an_id_that_is_running_already_is_refused(engine: Engine) -> None:
+    connection = Connection(None)
+    ((_, answer),) = converse_in(engine, (connection, ask(id="twice")), (connection, ask(id="twice")))
+    assert (answer.id, answer.kind) == ("twice", "InvalidRequest")
 
 
 @pytest.mark.parametrize("garbage", [b"\xff" * 64, struct.pack(">I", 3) + b"\xc1\xc1\xc1", b"GET / HTTP/1.1\r\n\r\n"])

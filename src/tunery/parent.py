@@ -1,0 +1,26 @@
+"""A child process ends with the process that started it, however that one ended: nobody trains or serves on unseen.
+
+The parent holds the other end of the child's standard input; when it dies, even by SIGKILL, the pipe closes.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+
+STDIN = 0
+
+
+def follow(on_end: Callable[[], object], *, on_line: Callable[[bytes], object] | None = None) -> None:
+    """Call `on_line` for each line the parent writes, and `on_end` once it is gone; from a thread of its own."""
+    threading.Thread(target=_follow, args=(on_end, on_line), name="parent", daemon=True).start()
+
+
+def _follow(on_end: Callable[[], object], on_line: Callable[[bytes], object] | None) -> None:
+    # os.read, not sys.stdin: a daemon thread inside a buffered reader makes the interpreter abort at its exit.
+    pending = b""
+    while chunk := os.read(STDIN, 4096):
+        *lines, pending = (pending + chunk).split(b"\n")
+        for line in lines:
+            if on_line is not None:
+                on_line(line)
+    on_end()
