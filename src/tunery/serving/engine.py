@@ -8,26 +8,26 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from tunery.errors import EngineUnavailable, TooManyRequests, TuneryError
-from tunery.messages import Adapter, BaseModel, Generate, Mount, Mounted, Piece, Refused, Started
+from tunery.messages import BaseModel, Generate, Mount, Mounted, Piece, Refused, Started
 from tunery.models import loader
 from tunery.models.decoder import Decoder
+from tunery.models.probe import Probe
 from tunery.models.tokenizer import Tokenizer
-from tunery.serving.adapters import AdapterStore, BatchLora
-from tunery.serving.cache import BatchAttention, BlockTable, KVCache
+from tunery.serving import runner
+from tunery.serving.adapters import AdapterStore
+from tunery.serving.cache import KVCache
 from tunery.serving.choice import Choice
+from tunery.serving.proof import prove
 from tunery.serving.request import Deliver, Prompt, Request
 from tunery.serving.sampler import score
 from tunery.serving.scheduler import Chunk, Scheduler, Sequence
 
 log = logging.getLogger(__name__)
-
-NOT_FINITE = "The model's output isn't finite: this adapter and this base don't go together."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,8 @@ class Engine:
     def mount(self, mount: Mount, deliver: Deliver) -> None:
         """Loads an adapter and compares its answer with the trainer's; `deliver` gets Mounted or Refused."""
         with self._guarded(mount.id, deliver):
-            self._check(mount.adapter)
+            served = self._adapters.get(mount.adapter)
+            prove(self._decoder, served, Probe.read(mount.adapter.directory))
             deliver(Mounted(id=mount.id))
 
     @torch.inference_mode()
@@ -166,41 +167,19 @@ class Engine:
         return sorted((chunk for chunk in chunks if chunk.sequence in self._parts), key=_adapter_digest)
 
     def _run(self, chunks: list[Chunk]) -> list[Tensor]:
-        """The wanted logits [rows, V] of each chunk."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        wanted: list[int] = []
-        counts: list[int] = []
-        for chunk in chunks:
-            rows = self._wanted_rows(chunk)
-            wanted += [len(tokens) + row for row in rows]
-            counts.append(len(rows))
-            tokens += chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
-            positions += range(chunk.start, chunk.start + chunk.count)
-        if not tokens:
-            return []
-        device = self._decoder.device
-        attend = BatchAttention(self._cache, [(chunk.sequence.table, chunk.count) for chunk in chunks])
-        hidden = self._decoder.hidden(
-            torch.tensor(tokens, device=device), torch.tensor(positions, device=device), attend, self._lora(chunks)
+        """The logits [rows, V] that decide something: each chunk's last, or all of a prompt that is scored."""
+        logits = runner.run(self._decoder, self._cache, [self._span(chunk) for chunk in chunks])
+        return [rows[:, : self._vocab_size] for rows in logits]
+
+    def _span(self, chunk: Chunk) -> runner.Span:
+        sequence, part = chunk.sequence, self._parts[chunk.sequence]
+        scores_prompt = part.choice is None and part.request.scores_prompts
+        return runner.Span(
+            tokens=sequence.tokens[chunk.start : chunk.start + chunk.count],
+            table=sequence.table,
+            adapter=self._adapters.get(sequence.adapter) if sequence.adapter else None,
+            wanted=chunk.count if scores_prompt else int(chunk.complete),
         )
-        logits = self._decoder.logits(hidden[wanted])[:, : self._vocab_size]
-        return list(torch.split(logits, counts))
-
-    def _wanted_rows(self, chunk: Chunk) -> range:
-        part = self._parts[chunk.sequence]
-        if part.choice is None and part.request.scores_prompts:
-            return range(chunk.count)
-        return range(chunk.count - 1, chunk.count) if chunk.complete else range(0)
-
-    def _lora(self, chunks: list[Chunk]) -> BatchLora | None:
-        spans, row = [], 0
-        for adapter, members in groupby(chunks, key=lambda chunk: chunk.sequence.adapter):
-            end = row + sum(chunk.count for chunk in members)
-            if adapter:
-                spans.append((self._adapters.get(adapter), row, end))
-            row = end
-        return BatchLora(spans) if spans else None
 
     def _settle(self, chunks: list[Chunk], logits: list[Tensor]) -> None:
         for chunk, rows in zip(chunks, logits, strict=True):
@@ -236,7 +215,7 @@ class Engine:
         request, choice = part.request, part.choice
         assert choice is not None
         if not logits.isfinite().all():
-            raise EngineUnavailable(NOT_FINITE)
+            raise EngineUnavailable("The model's output isn't finite: this adapter and this base don't go together.")
         piece: Piece | None
         if request.generate.max_tokens == 0:
             piece = choice.end_unasked()
@@ -249,18 +228,6 @@ class Engine:
             self._drop(sequence)
         if piece:
             request.send(part.prompt, choice, piece)
-
-    def _check(self, adapter: Adapter) -> None:
-        """Raises InvalidRequest or EngineUnavailable unless the adapter loads and answers sensibly."""
-        tokens = self._tokenizer.encode("The")
-        cache = KVCache(self._decoder.config, 1024, device=self._decoder.device, dtype=self._decoder.dtype)
-        table = BlockTable()
-        cache.extend(table, len(tokens))
-        ids = torch.tensor(tokens, device=self._decoder.device)
-        lora = BatchLora([(self._adapters.get(adapter), 0, len(tokens))])
-        hidden = self._decoder.hidden(ids, torch.arange(len(ids)), BatchAttention(cache, [(table, len(tokens))]), lora)
-        if not self._decoder.logits(hidden).isfinite().all():
-            raise EngineUnavailable(NOT_FINITE)
 
     def _drop(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
