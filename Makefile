@@ -26,7 +26,7 @@ check: $(STAMP)
 
 # The real clients against a live service; prints one line a check.
 conformance: setup
-	$(BIN)/python -m pytest tests/journeys -v
+	$(BIN)/python -m tests.conformance.run
 
 bench: setup
 	$(BIN)/python benchmarks/checking.py

@@ -230,7 +230,8 @@ def test_the_process_ends_when_told_even_while_it_generates(base: BaseModel, tmp
             await answers.aclose()
 
     asyncio.run(asyncio.wait_for(converse(), 30))
-    assert process.end() == 0
+    assert process.process.wait(20) == 0
+    process.end()
 
 
 def test_the_process_ends_when_its_parent_is_killed(base: BaseModel, tmp_path: Path) -> None:
@@ -280,7 +281,9 @@ def with_pool(base: BaseModel, folder: Path, use: Callable[[EnginePool], Awaitab
         try:
             await asyncio.wait_for(use(pool), 60)
         finally:
+            last = pool.pid("tiny")
             await pool.close()
+            assert last is None or not alive(last)
 
     asyncio.run(run_it())
 
@@ -345,24 +348,6 @@ def test_an_engine_that_cannot_start_says_where_its_log_is(base: BaseModel, tmp_
     assert "nowhere" in (tmp_path / "engine-0.log").read_text()
 
 
-def test_closing_the_pool_ends_its_engines(base: BaseModel, tmp_path: Path) -> None:
-    pids = []
-
-    async def use(pool: EnginePool) -> None:
-        await pool.start("tiny")
-        pids.append(pool.pid("tiny"))
-
-    with_pool(base, tmp_path, use)
-    assert not alive(pids[0])
-
-
-def test_a_long_home_folder_gets_short_sockets(base: BaseModel, tmp_path: Path) -> None:
-    async def use(pool: EnginePool) -> None:
-        await pool.ping("tiny")
-
-    with_pool(base, tmp_path / ("long" * 30), use)
-
-
 def test_a_request_that_leaves_while_the_engine_starts_does_not_stop_it(base: BaseModel, tmp_path: Path) -> None:
     async def use(pool: EnginePool) -> None:
         first = asyncio.create_task(pool_text(pool, ask("The quick")))
@@ -372,4 +357,5 @@ def test_a_request_that_leaves_while_the_engine_starts_does_not_stop_it(base: Ba
         first.cancel()
         assert await second
 
-    with_pool(base, tmp_path, use)
+    # The folder's name is too long for a socket, which has to go elsewhere.
+    with_pool(base, tmp_path / ("long" * 30), use)

@@ -16,10 +16,11 @@ Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class _Strict(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    pass
+    """Types of which there is just one have `type` as a field: msgspec asks for a tag only where it has to choose."""
 
 
-class TextPart(_Strict, frozen=True, gc=False, tag_field="type", tag="text"):
+class TextPart(_Strict, frozen=True, gc=False):
+    type: Literal["text"]
     text: str
 
 
@@ -31,7 +32,8 @@ class CalledFunction(_Strict, frozen=True, gc=False):
     arguments: str
 
 
-class ToolCall(_Strict, frozen=True, gc=False, tag_field="type", tag="function"):
+class ToolCall(_Strict, frozen=True, gc=False):
+    type: Literal["function"]
     id: Name
     function: CalledFunction
 
@@ -43,7 +45,8 @@ class FunctionSpec(_Strict, frozen=True, gc=False):
     strict: bool | Absent = UNSET
 
 
-class ToolSpec(_Strict, frozen=True, gc=False, tag_field="type", tag="function"):
+class ToolSpec(_Strict, frozen=True, gc=False):
+    type: Literal["function"]
     function: FunctionSpec
 
 

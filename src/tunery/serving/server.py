@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from queue import SimpleQueue
 import msgspec
 import torch
 
+from tunery import parent
 from tunery.messages import Answer, Ask, BaseModel, Cancel, Done, Generate, Mount, Ping, Pong, Refused
 from tunery.serving.engine import Engine
 from tunery.serving.request import Request
@@ -161,11 +161,7 @@ async def _serve(engine: Engine, socket: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
-    def wait_for_end_of_input() -> None:
-        sys.stdin.buffer.read()
-        loop.call_soon_threadsafe(stop.set)
-
-    threading.Thread(target=wait_for_end_of_input, daemon=True).start()
+    parent.follow(partial(loop.call_soon_threadsafe, stop.set))
     await Front(engine).serve(socket, stop)
 
 

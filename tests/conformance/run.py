@@ -1,0 +1,81 @@
+"""`make conformance`: real clients, old and new, against a live service; one line a check.
+
+Each client runs in an environment of its own (`.venv-clients/`), from the outside, over HTTP. The service's trainer and
+engine are scripted: what is under test is the wire. The real model goes the same ways in tests/journeys.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.live import LiveService, live_service
+from tests.test_files import jsonl
+
+HERE = Path(__file__).parent
+VENVS = HERE.parent.parent / ".venv-clients"
+
+CLIENTS = {
+    "openai-0.28": ("client_0_28.py", ["openai==0.28.1"]),
+    "openai-1.12": ("client_1.py", ["openai==1.12.0", "httpx<0.28"]),
+    "openai-1.109": ("client_1.py", ["openai==1.109.1"]),
+    "openai-2.54": ("client_1.py", ["openai==2.54.0"]),
+    "openai-3.54": ("client_1.py", ["openai==3.54.0"]),
+}
+
+
+def main() -> int:
+    failures = 0
+    with tempfile.TemporaryDirectory() as home, live_service(Path(home), max_files=500) as service:
+        training = Path(home) / "training_set.jsonl"
+        training.write_bytes(b"\xef\xbb\xbf" + jsonl(20))
+        environ = environment(service, training)
+        for name, (script, requirements) in CLIENTS.items():
+            failures += run(name, [str(python_with(name, requirements)), str(HERE / script)], environ)
+        if shutil.which("curl"):
+            failures += run("curl", ["sh", str(HERE / "guide_curl.sh")], environ)
+    print(f"{failures} failed" if failures else "all checks passed")
+    return 1 if failures else 0
+
+
+def environment(service: LiveService, training: Path) -> dict[str, str]:
+    account = service.account
+    return {
+        "PATH": os.environ["PATH"],
+        "AZURE_OPENAI_ENDPOINT": service.base,
+        "AZURE_OPENAI_API_KEY": service.key,
+        "TRAINING_FILE": str(training),
+        "ARM": service.rooms.settings.tls_endpoint + account.arm_id,
+        "ARM_TOKEN": service.token,
+        "CA": str(service.ca),
+    }
+
+
+def python_with(name: str, requirements: list[str]) -> Path:
+    python = VENVS / name / "bin" / "python"
+    done = VENVS / name / "installed"
+    if not done.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(VENVS / name)], check=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
+        subprocess.run(command, check=True)
+        done.touch()
+    return python
+
+
+def run(name: str, command: list[str], environ: dict[str, str]) -> int:
+    """Failed checks of one client; its lines are `ok WHAT` or `FAILED WHAT: WHY`."""
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("ok ", "FAILED "))]
+    for line in lines:
+        print(f"{name:14} {line}")
+    failed = sum(line.startswith("FAILED") for line in lines)
+    if done.returncode != 0 or not lines:
+        print(f"{name:14} FAILED to finish: {done.stderr.strip()[-800:]}")
+        failed += 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
