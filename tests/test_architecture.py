@@ -20,6 +20,7 @@ LAYERS = [
     {"jobs"},
     {"files", "queue"},
     {"catalog", "access"},
+    {"estimate"},
     {"examples", "recipe", "certificates"},
     {"store"},
     {"records", "messages", "settings"},

@@ -384,3 +384,21 @@ def test_an_unfinished_job_can_t_be_deleted(shop: Shop) -> None:
 def test_the_work_folder_of_a_settled_job_is_removed(shop: Shop) -> None:
     job = shop.tune()
     assert not (shop.settings.home / "work" / job.id).exists()
+
+
+def test_a_pending_job_says_when_it_should_be_done_and_the_one_behind_it_says_later(shop: Shop) -> None:
+    file = shop.file(jsonl(500))
+    first, second = shop.job(training_file=file), shop.job(training_file=file)
+    assert first.estimated_finish is not None
+    assert second.estimated_finish is not None
+    assert shop.store.now() < first.estimated_finish < second.estimated_finish
+
+
+def test_the_estimate_learns_from_finished_jobs(shop: Shop, clock: FakeClock) -> None:
+    file = shop.file(jsonl(500))
+    guess = shop.job(training_file=file, hyperparameters={"n_epochs": 2}).estimated_finish or 0
+    shop.run(FakeTrainer(between=lambda _order, _step: clock.advance(10)))
+    before = shop.store.now()
+    learned = shop.job(training_file=file, hyperparameters={"n_epochs": 2}).estimated_finish or 0
+    assert 120 <= learned - before <= 140
+    assert guess - before != learned - before

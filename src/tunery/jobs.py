@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from tunery import recipe
 from tunery.catalog import Catalog, Target
 from tunery.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, WrongState
+from tunery.estimate import finish_time
 from tunery.files import TRAINING, Files
 from tunery.messages import StepMetrics
 from tunery.records import (
@@ -84,16 +85,18 @@ class Jobs:
             if earlier is not None:
                 return earlier
         target = self._catalog.find(account_id, wanted.model)
-        self._check_files(account_id, wanted, target)
+        training = self._check_files(account_id, wanted, target)
+        requested = recipe.parse(wanted.hyperparameters, wanted.method, base=target.base.model)
         row = {
-            **self._row(account_id, wanted, target),
+            **self._row(account_id, wanted, target, requested),
             "idempotency_key": idempotency_key,
             "idempotency_hash": digest,
         }
         try:
             with self._store.database.begin() as connection:
                 ahead = self._refuse_over_quota(connection, account_id)
-                connection.execute(sa.insert(jobs).values(row))
+                finish = finish_time(connection, account_id, training, requested, self._store.now())
+                connection.execute(sa.insert(jobs).values(**row, estimated_finish=finish))
                 waits = "" if ahead == 0 else f" Waiting for {ahead} job{'s' if ahead > 1 else ''} ahead."
                 add_event(connection, self._store, str(row["id"]), key="enqueued", message=f"Job enqueued.{waits}")
         except sa.exc.IntegrityError:
@@ -183,19 +186,21 @@ class Jobs:
         with self._store.database.read() as connection:
             return step_metrics(connection, job_id)
 
-    def _check_files(self, account_id: int, wanted: NewJob, target: Target) -> None:
-        for param in ("training_file", "validation_file"):
-            file_id = getattr(wanted, param)
-            if file_id is None:
-                continue
-            try:
-                file = self._files.get(account_id, file_id)
-            except NotFound as error:
-                raise InvalidRequest(f"The {param} '{file_id}' does not exist.", param=param) from error
-            refuse_unfit(file, target, param)
+    def _check_files(self, account_id: int, wanted: NewJob, target: Target) -> File:
+        """The training file. Raises InvalidRequest where it or the validation file can't be used."""
+        if wanted.validation_file is not None:
+            self._fit_file(account_id, wanted.validation_file, "validation_file", target)
+        return self._fit_file(account_id, wanted.training_file, "training_file", target)
 
-    def _row(self, account_id: int, wanted: NewJob, target: Target) -> dict[str, Any]:
-        requested = recipe.parse(wanted.hyperparameters, wanted.method, base=target.base.model)
+    def _fit_file(self, account_id: int, file_id: str, param: str, target: Target) -> File:
+        try:
+            file = self._files.get(account_id, file_id)
+        except NotFound as error:
+            raise InvalidRequest(f"The {param} '{file_id}' does not exist.", param=param) from error
+        refuse_unfit(file, target, param)
+        return file
+
+    def _row(self, account_id: int, wanted: NewJob, target: Target, requested: recipe.Requested) -> dict[str, Any]:
         recipe.check_metadata(wanted.metadata)
         recipe.validate_suffix(wanted.suffix)
         if wanted.prompt_loss_weight not in (None, 0, 0.0):
