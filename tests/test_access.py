@@ -103,9 +103,11 @@ def test_openssl_verifies_the_certificate_for_localhost_against_the_ca(tmp_path:
 def test_settings_come_from_file_environment_and_command_line_in_this_order(tmp_path: Path) -> None:
     (tmp_path / "tunery.toml").write_text('port = 1\ntls_port = 2\naccount = "file"\n')
     environ = {"TUNERY_TLS_PORT": "3", "TUNERY_ACCOUNT": "printed-by-env", "TUNERY_SAVE_EVERY": "7"}
+    environ |= {"TUNERY_MODELS": "~/elsewhere"}
     loaded = settings_module.load(home=tmp_path, port=None, host="::1", environ=environ)
     assert (loaded.port, loaded.tls_port, loaded.save_every, loaded.host) == (1, 3, 7, "::1")
     assert loaded.account == "file"
+    assert loaded.models == Path.home() / "elsewhere"
 
 
 def test_an_unknown_setting_is_refused_by_name(tmp_path: Path) -> None:

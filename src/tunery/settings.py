@@ -92,7 +92,8 @@ def load(*, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
     if path.is_file():
         written = tomllib.loads(path.read_text("utf-8"))
     try:
-        settings = msgspec.convert({**written, **variables, **given, "home": home}, Settings, strict=False)
+        values = {**written, **variables, **given, "home": home}
+        settings = msgspec.convert(values, Settings, strict=False, dec_hook=lambda kind, value: kind(value))
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"Settings ({path} and TUNERY_* variables): {error}") from error
     return msgspec.structs.replace(settings, models=settings.models.expanduser())

@@ -172,8 +172,8 @@ class Decoder:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Over the last axis, computed in float32 whatever x's dtype (arXiv 1910.07467)."""
-    wide = x.to(torch.float32)
+    """Over the last axis, computed in float32 at least (arXiv 1910.07467)."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
