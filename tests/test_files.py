@@ -236,3 +236,16 @@ def test_a_blob_key_can_t_leave_the_folder(tmp_path: Path) -> None:
     for key in ("../x", "a/../../x", "/etc/passwd", "a//b", "", "a/b/c/d/e"):
         with pytest.raises(ValueError, match="not a blob key"):
             blobs.path(key)
+
+
+def test_what_a_killed_process_left_half_written_is_swept_after_a_day(
+    settings: Settings, files: Files, clock: FakeClock
+) -> None:
+    staging = settings.home / "blobs" / ".staging"
+    (staging / "dead").write_bytes(b"half")
+    clock.now = (staging / "dead").stat().st_mtime
+    files.sweep()
+    assert (staging / "dead").exists()
+    clock.advance(86_401)
+    files.sweep()
+    assert not (staging / "dead").exists()

@@ -127,4 +127,5 @@ async def _keep_house(app: FastAPI) -> None:
     while True:
         await anyio.to_thread.run_sync(app.state.uploads.expire)
         await anyio.to_thread.run_sync(app.state.files.expire)
+        await anyio.to_thread.run_sync(app.state.files.sweep)
         await anyio.sleep(HOUSEKEEPING_SECONDS)

@@ -23,6 +23,8 @@ TRAINING, RESULTS = "fine-tune", "fine-tune-results"
 PURPOSES = (TRAINING, RESULTS, "assistants", "assistants_output", "batch", "batch_output", "evals", "evals_output")
 EXPIRY_SECONDS = range(3600, 2_592_000 + 1)
 LONGEST_NAME = 255
+LONGEST_UPLOAD = 86_400
+"""Seconds after which an upload that is still coming in is taken for dead."""
 
 
 class Claim(NamedTuple):
@@ -227,6 +229,10 @@ class Files:
                 continue
             gone += 1
         return gone
+
+    def sweep(self) -> None:
+        """Drop the bytes of uploads that a killed process left half written."""
+        self._store.blobs.sweep(older_than=self._store.clock() - LONGEST_UPLOAD)
 
     def _insert(
         self, *, account_id: int, file_id: str, size: int, filename: str, purpose: str, expires_after: int | None

@@ -12,6 +12,7 @@ from tunery.models.decoder import Decoder
 from tunery.models.loader import load
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving.engine import Engine
+from tunery.serving.packed import linear_for
 
 BUNDLED = Path("~/.cache/tunery/models/smollm2-135m-instruct").expanduser()
 
@@ -38,7 +39,7 @@ def base(reference: tuple[Path, PreTrainedModel]) -> BaseModel:
 
 @pytest.fixture(scope="session")
 def decoder(base: BaseModel) -> Decoder:
-    return load(base.directory)
+    return load(base.directory, linear=linear_for("cpu"))
 
 
 @pytest.fixture(scope="session")

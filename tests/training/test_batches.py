@@ -82,7 +82,7 @@ def ready(tiny: Path, dtype: torch.dtype = torch.float32) -> Lora:
 def assert_same(ours: tuple[float, dict[str, Tensor]], theirs: tuple[float, dict[str, Tensor]], error: float) -> None:
     """Relative error in the loss and in every tensor's gradient.
 
-    Random trees hold gradients that are zero but for rounding, so each tensor is allowed a tenth of that error of the whole.
+    Random trees hold gradients that are zero but for rounding: a tenth of that error of the whole is allowed too.
     """
     assert ours[0] == pytest.approx(theirs[0], rel=error)
     whole = torch.stack([gradient.norm() for gradient in theirs[1].values()]).norm()

@@ -10,7 +10,7 @@ from tunery.examples.lines import LONGEST_LINE, Lines, Source, opened
 from tunery.examples.located import Fault
 from tunery.examples.rules import Finding, Level, finding
 from tunery.examples.tally import Tally
-from tunery.examples.typed import TypedReader
+from tunery.examples.typed import TypedReader, reader_for
 
 FEWEST_EXAMPLES = 10
 FEW_EXAMPLES = 50
@@ -82,7 +82,6 @@ class _Check:
         self._count: dict[Level, int] = {"error": 0, "warning": 0}
         self._first: dict[Level, list[Finding]] = {"error": [], "warning": []}
         self._tally = Tally()
-        self._format: Format | None = None
         self._mixed = False
         self._faulty_lines = 0
         self._reader: TypedReader | None = None
@@ -104,6 +103,8 @@ class _Check:
 
     def _add(self, first: int, text: bytes, lines: list[bytes], *, trusted: bool = False) -> bool:
         """Counts the lines if all are sound beyond doubt; False if they have to be looked at closely."""
+        if self._reader is None:
+            self._reader = reader_for(lines[0])
         examples = self._reader and self._reader.read(text, lines, trusted=trusted)
         if not examples:
             return False
@@ -118,11 +119,11 @@ class _Check:
             return
         self._blank_until(number)
         format_, faults = _faults_of(line)
-        if format_ and self._format is None:
-            self._format, self._reader = format_, TypedReader(format_)
-        if format_ and format_ != self._format:
+        if format_ and self._reader is None:
+            self._reader = TypedReader(format_)
+        if format_ and self._reader and format_ != self._reader.format:
             self._mixed = True
-            message = f"The line is a {format_} example, but the file began with {self._format} examples; split it."
+            message = f"The line is a {format_} example, but the file began with {self._reader.format} ones; split it."
             faults.insert(0, Fault(None, "mixed_formats", message))
         if not faults and not self._add(number, line, [line], trusted=True):
             faults.append(Fault(None, "invalid_example", f"The line doesn't fit the {format_} format; compare them."))
@@ -173,7 +174,7 @@ class _Check:
     def _summary(self) -> Summary:
         first = self._first["error"] + self._first["warning"]
         return Summary(
-            format=None if self._mixed else self._format,
+            format=self._reader.format if self._reader and not self._mixed else None,
             examples=self._tally.examples,
             trained_messages=self._tally.trained_messages,
             bytes=self._lines.bytes,

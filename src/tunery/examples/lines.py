@@ -47,7 +47,7 @@ class Lines:
                 if whole := lines[:-1]:
                     yield Batch(number, b"".join(whole), whole)
                 yield Batch(number + len(whole), b"", [], too_long=True)
-            else:
+            elif lines:
                 yield Batch(number, text, lines)
             number += len(lines)
 

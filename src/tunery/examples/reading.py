@@ -7,12 +7,10 @@ from typing import Any
 import msgspec
 
 from tunery.errors import InvalidRequest
-from tunery.examples.formats import ChatLine, CompletionLine, Format, Line
+from tunery.examples.formats import ChatLine, CompletionLine, Line
 from tunery.examples.lines import Lines, Source, opened
 from tunery.examples.repeats import Pairs, shared
-from tunery.examples.typed import TypedReader
-
-_FORMATS: tuple[Format, ...] = ("chat", "completion", "preference")
+from tunery.examples.typed import TypedReader, reader_for
 
 
 class Chat(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +66,7 @@ def _lines(source: Source) -> Iterator[tuple[int, Line, bytes]]:
             for number, text in enumerate(batch.lines, start=batch.first):
                 if not text.strip():
                     continue
-                reader = reader or _reader_for(text)
+                reader = reader or reader_for(text)
                 examples = reader and reader.read(text, [text], trusted=True)
                 if not examples:
                     raise _invalid(number)
@@ -77,11 +75,6 @@ def _lines(source: Source) -> Iterator[tuple[int, Line, bytes]]:
 
 def _invalid(number: int) -> InvalidRequest:
     return InvalidRequest(f"Line {number} isn't a valid example; check the file and upload it again.")
-
-
-def _reader_for(text: bytes) -> TypedReader | None:
-    readers = map(TypedReader, _FORMATS)
-    return next((reader for reader in readers if reader.read(text, [text], trusted=True)), None)
 
 
 def _chat(line: dict[str, Any]) -> Chat:

@@ -60,6 +60,7 @@ class TypedReader:
     """Reads lines of one format."""
 
     def __init__(self, format_: Format) -> None:
+        self.format = format_
         self._decode = msgspec.json.Decoder(_KINDS[format_]).decode
         self._shapes = _Shapes()
 
@@ -94,6 +95,12 @@ class TypedReader:
         if all([_is_simple(message) for message in messages]):
             return self._shapes[tuple([UntrainedMessage if each.weight == 0 else type(each) for each in messages])]
         return _conversation_shape([turn_of(message) for message in messages]) if _are_sound(messages) else None
+
+
+def reader_for(line: bytes) -> TypedReader | None:
+    """The reader of the format that this line has; None if it isn't valid in any."""
+    readers = map(TypedReader, _KINDS)
+    return next((reader for reader in readers if reader.read(line, [line], trusted=True)), None)
 
 
 class _Shapes(dict[tuple[type[Any], ...], Shape | None]):

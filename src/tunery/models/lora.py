@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tunery.errors import InvalidRequest
@@ -76,7 +76,7 @@ class Lora:
         text = json.dumps(_peft_config(self.rank, self.scale * self.rank, base_model), indent=2, sort_keys=True)
         (folder / CONFIG_FILE).write_text(text + "\n", "utf-8")
         tensors = {name: t.detach().cpu().contiguous() for name, t in sorted(self.tensors().items())}
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        (folder / WEIGHTS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))
 
     def parameters(self) -> list[Tensor]:
         """The tensors an optimiser moves, always in the same order."""

@@ -1,9 +1,9 @@
-"""What a trainer saw its adapter answer, kept beside the adapter, so that a server can prove it answers the same.
+"""What an adapter answers to a fixed prompt, written down by the trainer, so that a server can prove it says the same.
 
-`probe.json` holds the tokens of a short text and, for each of them, the most likely next tokens with their log
-probabilities. Knows neither training nor serving.
+`probe.json` lies beside the adapter. Knows neither trees nor caches: who asks it brings the logits.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -14,50 +14,47 @@ from tunery.errors import InvalidRequest
 from tunery.models.decoder import Decoder, LowRank, attend_causally
 
 FILE = "probe.json"
-LONGEST = 64
-"""Tokens; enough to pass through every layer's attention and positions."""
-WIDTH = 5
-"""Next tokens kept for each place."""
+TOP = 5
+QUESTION = "Say in one sentence what you can do for me."
+TOLERANCE = 0.02
+"""Nats: float32 sums in another order stay far below, a wrong template, scale or layer far above."""
 
 
-class Probe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`top[i]` are (token id, log probability) pairs for what follows `token_ids[: i + 1]`, best first."""
-
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
     token_ids: list[int]
-    top: list[list[tuple[int, float]]]
+    top_logprobs: dict[int, list[tuple[int, float]]]
+    """By place in token_ids: the most likely next tokens, best first, with their log probabilities (natural)."""
 
     @classmethod
-    def take(cls, token_ids: list[int], decoder: Decoder, lora: LowRank | None) -> "Probe":
-        """Of the first `LONGEST` tokens, with the decoder that trains."""
-        ids = torch.tensor(token_ids[:LONGEST], device=decoder.device)
-        with torch.inference_mode():
-            hidden = decoder.hidden(ids, torch.arange(len(ids), device=decoder.device), attend_causally, lora)
-            values, tokens = decoder.logits(hidden).float().log_softmax(-1).topk(WIDTH)
-        pairs = zip(tokens.tolist(), values.tolist(), strict=True)
-        return cls(token_ids=ids.tolist(), top=[list(zip(*row, strict=True)) for row in pairs])
-
-    @classmethod
-    def read(cls, directory: str | Path) -> "Probe | None":
-        """None if the folder has none. Raises InvalidRequest if it isn't one."""
-        path = Path(directory) / FILE
-        if not path.exists():
-            return None
+    def load(cls, directory: str | Path) -> "Probe":
+        """Raises InvalidRequest; FileNotFoundError for an adapter that was trained elsewhere and has none."""
         try:
-            probe = msgspec.json.decode(path.read_bytes(), type=cls)
+            return msgspec.json.decode((Path(directory) / FILE).read_bytes(), type=cls)
         except msgspec.DecodeError as error:
-            raise InvalidRequest(f"The adapter's {FILE} can't be read: {error}.") from None
-        widths = {len(row) for row in probe.top}
-        if not 0 < len(probe.token_ids) == len(probe.top) <= LONGEST or len(widths) != 1 or 0 in widths:
-            raise InvalidRequest(f"The adapter's {FILE} doesn't have an answer for each of 1 to {LONGEST} tokens.")
-        return probe
+            raise InvalidRequest(f"The adapter's {FILE} is damaged: {error}.") from None
 
     def write(self, folder: Path) -> None:
-        """Durability is the caller's, as for the adapter's other files."""
-        (folder / FILE).write_bytes(msgspec.json.encode(self))
+        (folder / FILE).write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
-    def difference(self, logits: Tensor) -> float:
-        """The largest difference between the kept log probabilities and those of logits[T, V]."""
-        logprobs = logits.float().log_softmax(-1)
-        ids = torch.tensor([[token for token, _ in row] for row in self.top], device=logits.device)
-        kept = torch.tensor([[value for _, value in row] for row in self.top], device=logits.device)
-        return float((logprobs.gather(1, ids) - kept).abs().max())
+    def largest_difference(self, logits: Mapping[int, Tensor]) -> float:
+        """Between the trainer's log probabilities and those of `logits` ([vocab] by place), over all written ones."""
+        differences = []
+        for place, top in self.top_logprobs.items():
+            logprobs = torch.log_softmax(logits[place].float(), dim=-1)
+            differences += [abs(float(logprobs[token]) - logprob) for token, logprob in top]
+        return max(differences)
+
+
+def measure(decoder: Decoder, lora: LowRank | None, token_ids: list[int]) -> Probe:
+    """The probe of a decoder with an adapter, at the prompt's last place and three before it."""
+    places = sorted({(len(token_ids) - 1) * part // 4 for part in (1, 2, 3, 4)})
+    device = decoder.device
+    with torch.inference_mode():
+        ids, positions = torch.tensor(token_ids, device=device), torch.arange(len(token_ids), device=device)
+        hidden = decoder.hidden(ids, positions, attend_causally, lora)[torch.tensor(places, device=device)]
+        top = torch.log_softmax(decoder.logits(hidden).float(), dim=-1).topk(TOP)
+    pairs = zip(places, top.indices.tolist(), top.values.tolist(), strict=True)
+    return Probe(
+        token_ids=token_ids,
+        top_logprobs={place: list(zip(ids, values, strict=True)) for place, ids, values in pairs},
+    )

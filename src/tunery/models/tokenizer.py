@@ -61,6 +61,10 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return len(self._bytes)
 
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template is not None
+
     def encode(self, text: str) -> list[int]:
         """A raw prompt's tokens, with the begin-of-text token if this tokenizer has one. Control tokens stay text."""
         return self._ids(text, add_special_tokens=True)

@@ -22,6 +22,7 @@ from tunery.serving import runner
 from tunery.serving.adapters import AdapterStore
 from tunery.serving.cache import KVCache
 from tunery.serving.choice import Choice
+from tunery.serving.packed import linear_for
 from tunery.serving.proof import prove
 from tunery.serving.request import Deliver, Prompt, Request
 from tunery.serving.sampler import score
@@ -89,7 +90,8 @@ class Engine:
 
     @classmethod
     def load(cls, base: BaseModel, *, device: str = "cpu", limits: Limits | None = None) -> "Engine":
-        return cls(base, loader.load(base.directory, device), Tokenizer.load(base.directory), limits)
+        decoder = loader.load(base.directory, device, linear=linear_for(device))
+        return cls(base, decoder, Tokenizer.load(base.directory), limits)
 
     @property
     def busy(self) -> bool:

@@ -1,5 +1,6 @@
 """Bytes by key. What `write` has returned from survives a power cut; no reader ever sees half a blob."""
 
+import contextlib
 import errno
 import os
 import re
@@ -37,6 +38,10 @@ class Blobs(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the blob, or all blobs under it; absent ones are fine."""
+        ...
+
+    def sweep(self, *, older_than: float) -> None:
+        """Drop what a process that died left half written before `older_than`, in Unix seconds."""
         ...
 
 
@@ -85,10 +90,11 @@ class FolderBlobs:
         else:
             path.unlink(missing_ok=True)
 
-    def sweep(self) -> None:
-        """Remove what an earlier process left half written. Only for a process that owns the folder at start."""
+    def sweep(self, *, older_than: float) -> None:
         for staged in self._staging.iterdir():
-            staged.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if staged.stat().st_mtime < older_than:
+                    staged.unlink()
 
 
 def sync_folder(folder: Path) -> None:
