@@ -1,0 +1,99 @@
+"""From the files of an order to tokenised examples. Knows no model and no batches' shapes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tunery import examples
+from tunery.errors import InvalidRequest
+from tunery.messages import Note, TrainingOrder
+from tunery.models.tokenizer import Segment, Tokenizer
+from tunery.training.batches import Example
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    training: list[Example]
+    validation: list[Example]
+    notes: list[Note]
+
+
+def read(order: TrainingOrder, tokenizer: Tokenizer) -> Data:
+    """Raises InvalidRequest, naming file and line, for what can't be trained."""
+    training, notes = _read_file(order, tokenizer, "training_file")
+    validation: list[Example] = []
+    if order.validation_file is not None:
+        validation, more = _read_file(order, tokenizer, "validation_file")
+        notes += more
+        notes += _shared(order.training_file, order.validation_file)
+    return Data(training, validation, notes)
+
+
+def _read_file(order: TrainingOrder, tokenizer: Tokenizer, param: str) -> tuple[list[Example], list[Note]]:
+    path, longest = getattr(order, param), order.base.longest_example
+    found, cut = [], []
+    try:
+        for line, example in examples.read(path):
+            segments = _segments(tokenizer, example)
+            tokenised, whole = _example(line, segments, longest)
+            cut += [] if whole else [line]
+            found.append(tokenised)
+    except InvalidRequest as error:
+        raise InvalidRequest(error.message, param=param, code=f"invalid_{param}") from None
+    if not found:
+        raise InvalidRequest(f"The {_spoken(param)} holds no examples.", param=param, code=f"invalid_{param}")
+    return found, _cut_note(cut, param, longest)
+
+
+def _segments(tokenizer: Tokenizer, example: examples.Chat | examples.Completion) -> list[Segment]:
+    if isinstance(example, examples.Completion):
+        return tokenizer.completion_segments(example.prompt, example.completion)
+    return tokenizer.chat_segments(example.messages, example.tools, example.weights)
+
+
+def _example(line: int, segments: Sequence[Segment], longest: int) -> tuple[Example, bool]:
+    """The example, and whether all of it fits."""
+    ids = np.array([i for segment in segments for i in segment.ids], dtype=np.int64)
+    trained = np.array([segment.trained for segment in segments for _ in segment.ids], dtype=np.bool_)
+    if not trained[1:].any():
+        raise InvalidRequest(f"Line {line} has no text to train on.")
+    last = int(np.flatnonzero(trained)[-1]) + 1
+    if not trained[1:longest].any():
+        raise InvalidRequest(
+            f"Line {line} has {len(ids)} tokens and its first trained one lies beyond the {longest} that an example "
+            "may have; shorten what comes before the answer, or take the line out."
+        )
+    return Example(line, ids[:longest], trained[:longest]), last <= longest
+
+
+def _cut_note(lines: list[int], param: str, longest: int) -> list[Note]:
+    if not lines:
+        return []
+    many = f"{len(lines)} example{'s' if len(lines) > 1 else ''} of the {_spoken(param)}"
+    message = f"{many} had more than {longest} tokens; what lay beyond was cut off: {_lines(lines)}."
+    return [Note(level="warning", message=message)]
+
+
+def _shared(training: str, validation: str) -> list[Note]:
+    pairs = examples.shared_lines(training, validation)
+    if not pairs.count:
+        return []
+    message = (
+        f"{pairs.count} example{'s' if pairs.count > 1 else ''} of the validation file also stand in the training "
+        "file, so validation results look better than they are: "
+        f"{_lines([line for _, line in pairs.lines], pairs.count)} of the validation file."
+    )
+    return [Note(level="warning", message=message)]
+
+
+def _lines(lines: Sequence[int], count: int | None = None) -> str:
+    shown = ", ".join(str(line) for line in lines[:_SHOWN])
+    more = (count or len(lines)) > min(len(lines), _SHOWN)
+    return f"line{'s' if len(lines) > 1 else ''} {shown}{' and others' if more else ''}"
+
+
+def _spoken(param: str) -> str:
+    return param.replace("_", " ")

@@ -1,0 +1,216 @@
+"""A run from its order to its adapter, as a stream of reports. Knows no HTTP, no database and no process.
+
+    for each step:  batch -> tree -> loss and gradient -> AdamW -> a validation batch -> report
+    for each epoch: the whole validation file, a checkpoint
+
+The batch of a step, its learning rate and its validation batch follow from the order and the step's number alone, so a
+run that was killed and goes on from its last state does what it would have done.
+"""
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+
+from tunery.errors import TuneryError
+from tunery.messages import (
+    Checkpointed,
+    Finished,
+    Paused,
+    Prepared,
+    Report,
+    Saved,
+    StepMetrics,
+    Stepped,
+    TrainingOrder,
+)
+from tunery.models import probe
+from tunery.models.folders import written
+from tunery.models.loader import load
+from tunery.models.lora import Lora, digest
+from tunery.models.tokenizer import Tokenizer
+from tunery.training import data
+from tunery.training.batches import Example, epoch_order, micro_batches, tree_of
+from tunery.training.losses import evaluate, evaluate_and_backpropagate
+from tunery.training.metrics import Tally
+from tunery.training.optimizer import AdapterOptimizer, learning_rate
+from tunery.training.pace import Pace
+from tunery.training.state import State, fingerprint, read_state, write_state
+
+MICRO_BATCH_TOKENS = 1024
+"""Nodes of the largest tree that is trained at once: about 2 MB of memory each for the bundled base."""
+VALIDATION_EXAMPLES = 4
+"""Of each step at least; a quarter of a large batch."""
+
+
+def train(order: TrainingOrder, pause_wanted: Callable[[], bool]) -> Iterator[Report]:
+    """Ends with Finished or Paused. Raises TuneryError for what its user can change; OSError, MemoryError as they come.
+
+    `pause_wanted` is asked after every step.
+    """
+    for leftover in Path(order.directory).glob(".*-*-*"):
+        shutil.rmtree(leftover)  # half-written by a process that was killed
+    tokenizer = Tokenizer.load(order.base.directory)
+    found = data.read(order, tokenizer)
+    yield from found.notes
+    run = _Run(order, found, tokenizer)
+    yield run.prepared()
+    yield from run.steps(pause_wanted)
+
+
+class _Run:
+    def __init__(self, order: TrainingOrder, found: data.Data, tokenizer: Tokenizer) -> None:
+        self._order, self._directory = order, Path(order.directory)
+        self._training, self._validation = found.training, found.validation
+        self._probe_ids = _probe_ids(tokenizer)
+        self._steps_per_epoch = math.ceil(len(found.training) / order.batch_size)
+        self._total = self._steps_per_epoch * order.n_epochs
+        self._decoder = load(order.base.directory, order.device)
+        self._lora = self._start_adapter().to(order.device, torch.float32)
+        self._optimizer = AdapterOptimizer(self._lora)
+        self._state = State(order=fingerprint(order))
+        if order.resume_from is not None:
+            self._state, tensors = read_state(Path(order.resume_from), self._state.order)
+            self._optimizer.restore(tensors, steps=self._state.step)
+        self._pace = Pace()
+        self._epoch: int | None = None
+        self._epoch_order: list[int] = []
+
+    def _start_adapter(self) -> Lora:
+        base = self._order.base
+        if self._order.start_adapter is not None:
+            return Lora.load(self._order.start_adapter, self._decoder.config)
+        config = self._decoder.config
+        return Lora.fresh(config, rank=base.lora_rank, alpha=base.lora_alpha, seed=self._order.seed)
+
+    def prepared(self) -> Prepared:
+        return Prepared(
+            train_examples=len(self._training),
+            valid_examples=len(self._validation),
+            steps_per_epoch=self._steps_per_epoch,
+            total_steps=self._total,
+            tokens_per_epoch=sum(len(example.targets) for example in self._training),
+        )
+
+    def steps(self, pause_wanted: Callable[[], bool]) -> Iterator[Report]:
+        while self._state.step < self._total:
+            stepped = self._step(self._state.step + 1)
+            step, metrics = stepped.metrics.step, stepped.metrics
+            yield stepped
+            pausing, final = pause_wanted(), step == self._total
+            epoch_ends = step % self._steps_per_epoch == 0
+            if epoch_ends or pausing:
+                yield self._checkpoint(metrics, final=final)
+            if not final and (epoch_ends or pausing or step % self._order.save_every == 0):
+                yield self._save()
+            if pausing and not final:
+                yield Paused(step=step)
+                return
+        yield Finished(trained_tokens=self._state.trained_tokens)
+
+    def _step(self, step: int) -> Stepped:
+        began = time.monotonic()
+        trained = self._train(self._batch(step), step)
+        valid = self._evaluate(self._validation_batch(step)) if self._validation else None
+        self._pace.step(time.monotonic() - began)
+        full = self._evaluate_all() if step % self._steps_per_epoch == 0 else None
+        self._state = msgspec.structs.replace(
+            self._state, step=step, trained_tokens=self._state.trained_tokens + trained.tokens
+        )
+        return Stepped(
+            metrics=_metrics(step, trained, valid, full),
+            trained_tokens=self._state.trained_tokens,
+            seconds_left=self._seconds_left(step),
+        )
+
+    def _batch(self, step: int) -> list[Example]:
+        epoch, place = divmod(step - 1, self._steps_per_epoch)
+        if self._epoch != epoch:
+            self._epoch = epoch
+            self._epoch_order = epoch_order(len(self._training), seed=self._order.seed, epoch=epoch)
+        size = self._order.batch_size
+        return [self._training[i] for i in self._epoch_order[place * size : (place + 1) * size]]
+
+    def _validation_batch(self, step: int) -> list[Example]:
+        """The file in turns, a few examples a step."""
+        size = max(VALIDATION_EXAMPLES, self._order.batch_size // 4)
+        first = (step - 1) * size
+        count = min(size, len(self._validation))
+        return [self._validation[i % len(self._validation)] for i in range(first, first + count)]
+
+    def _train(self, batch: Sequence[Example], step: int) -> Tally:
+        self._optimizer.zero_grad()
+        loss_tokens = sum(len(example.targets) for example in batch)
+        tally = Tally()
+        for part in micro_batches(batch, MICRO_BATCH_TOKENS):
+            tree = tree_of(part)
+            tally.add(tree, evaluate_and_backpropagate(self._decoder, tree, self._lora, loss_tokens=loss_tokens))
+        rate = learning_rate(step, total=self._total, peak=self._order.learning_rate)
+        if not (math.isfinite(tally.loss_sum) and self._optimizer.step(rate)):
+            raise _diverged(step)
+        return tally
+
+    def _evaluate(self, batch: Sequence[Example]) -> Tally:
+        tally = Tally()
+        for part in micro_batches(batch, MICRO_BATCH_TOKENS):
+            tree = tree_of(part)
+            tally.add(tree, evaluate(self._decoder, tree, self._lora))
+        return tally
+
+    def _evaluate_all(self) -> Tally | None:
+        if not self._validation:
+            return None
+        began = time.monotonic()
+        tally = self._evaluate(self._validation)
+        self._pace.evaluation(time.monotonic() - began)
+        return tally
+
+    def _seconds_left(self, step: int) -> float | None:
+        evaluations = self._order.n_epochs - step // self._steps_per_epoch if self._validation else 0
+        return self._pace.seconds(steps=self._total - step, evaluations=evaluations)
+
+    def _checkpoint(self, metrics: StepMetrics, *, final: bool) -> Checkpointed:
+        directory = self._directory / f"checkpoint-{metrics.step}"
+        with written(directory) as folder:
+            self._lora.write(folder, self._order.base.name)
+            probe.measure(self._decoder, self._lora, self._probe_ids).write(folder)
+        return Checkpointed(
+            step=metrics.step, directory=str(directory), digest=digest(directory), metrics=metrics, final=final
+        )
+
+    def _save(self) -> Saved:
+        directory = self._directory / f"state-{self._state.step}"
+        write_state(directory, self._state, self._optimizer.tensors())
+        return Saved(step=self._state.step, directory=str(directory))
+
+
+def _metrics(step: int, trained: Tally, valid: Tally | None, full: Tally | None) -> StepMetrics:
+    return StepMetrics(
+        step=step,
+        train_loss=trained.loss,
+        training_accuracy=trained.sequence_accuracy,
+        train_mean_token_accuracy=trained.token_accuracy,
+        valid_loss=None if valid is None else valid.loss,
+        valid_accuracy=None if valid is None else valid.sequence_accuracy,
+        valid_mean_token_accuracy=None if valid is None else valid.token_accuracy,
+        full_valid_loss=None if full is None else full.loss,
+        full_valid_mean_token_accuracy=None if full is None else full.token_accuracy,
+    )
+
+
+def _probe_ids(tokenizer: Tokenizer) -> list[int]:
+    if tokenizer.has_chat_template:
+        return tokenizer.chat_prompt([{"role": "user", "content": probe.QUESTION}], None)
+    return tokenizer.encode(probe.QUESTION)
+
+
+def _diverged(step: int) -> TuneryError:
+    return TuneryError(
+        f"The loss or its gradient was no longer a finite number at step {step}: training diverged. Lower "
+        "learning_rate_multiplier (half of it is a good next try) or raise batch_size. Earlier checkpoints stay.",
+        code="training_diverged",
+    )

@@ -1,0 +1,71 @@
+"""AdamW over an adapter's numbers laid end to end, and the learning rate of each step. Knows no data."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from tunery.models.lora import Lora
+
+LARGEST_NORM = 1.0
+"""The gradient is scaled down to this length if it is longer."""
+WARM_UP = 0.05
+"""Part of all steps in which the learning rate rises."""
+STATE = ("parameters", "exp_avg", "exp_avg_sq")
+
+
+class AdapterOptimizer:
+    """AdamW, betas 0.9 and 0.999, no weight decay (arXiv 1711.05101), after clipping (arXiv 1211.5063).
+
+    One long vector in place of hundreds of small ones: one call moves them all, and one tensor is saved for them.
+    """
+
+    def __init__(self, lora: Lora) -> None:
+        """From here on `lora`'s tensors are views into this optimiser's, and collect their gradients here."""
+        tensors = lora.parameters()
+        self._parameters = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        self._gradient = torch.zeros_like(self._parameters)
+        self._parameters.grad = self._gradient
+        sizes = [tensor.numel() for tensor in tensors]
+        views = zip(tensors, torch.split(self._parameters, sizes), torch.split(self._gradient, sizes), strict=True)
+        for tensor, values, gradient in views:
+            tensor.data = values.view(tensor.shape)
+            tensor.requires_grad_()
+            tensor.grad = gradient.view(tensor.shape)
+        self._adam = torch.optim.AdamW([self._parameters], betas=(0.9, 0.999), weight_decay=0.0, fused=True)
+
+    def zero_grad(self) -> None:
+        self._gradient.zero_()
+
+    def step(self, learning_rate: float) -> bool:
+        """Moves the adapter along the collected gradient; does nothing and says False if that isn't finite."""
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, LARGEST_NORM)
+        if not bool(norm.isfinite()):
+            return False
+        self._adam.param_groups[0]["lr"] = learning_rate
+        self._adam.step()
+        return True
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything a later process needs to go on, under the names of STATE; call after the first step."""
+        state = self._adam.state[self._parameters]
+        return {"parameters": self._parameters, "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+
+    def restore(self, tensors: dict[str, Tensor], *, steps: int) -> None:
+        """`tensors` as `tensors` gave them after `steps` steps. Raises ValueError if they are another adapter's."""
+        if any(tensors[name].shape != self._parameters.shape for name in STATE):
+            raise ValueError("the state is of another adapter's size")
+        self._parameters.copy_(tensors["parameters"])
+        self._adam.state[self._parameters] = {
+            "step": torch.tensor(float(steps)),
+            "exp_avg": tensors["exp_avg"].to(self._parameters.device),
+            "exp_avg_sq": tensors["exp_avg_sq"].to(self._parameters.device),
+        }
+
+
+def learning_rate(step: int, *, total: int, peak: float) -> float:
+    """Of step 1 to `total`: a linear rise, then half a cosine down to nearly nothing (arXiv 1608.03983)."""
+    rise = math.ceil(WARM_UP * total)
+    if step <= rise:
+        return peak * step / (rise + 1)
+    return peak * (1 + math.cos(math.pi * (step - 1 - rise) / (total - rise))) / 2
