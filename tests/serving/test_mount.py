@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -25,14 +24,17 @@ def mount(engine: Engine, adapter: Adapter) -> Answer:
 def probed(decoder: Decoder, tokenizer: Tokenizer, tmp_path: Path) -> Adapter:
     adapter = write_adapter(tmp_path / "probed", decoder.config, seed=4)
     lora = Lora.load(adapter.directory, decoder.config)
-    Probe.take(tokenizer.encode("The quick brown fox"), decoder, lora).write(tmp_path / "probed")
+    probe.measure(decoder, lora, tokenizer.encode("The quick brown fox")).write(tmp_path / "probed")
     return adapter
 
 
-def change_probe(adapter: Adapter, **changes: Any) -> None:
-    taken = Probe.read(adapter.directory)
-    assert taken
-    msgspec.structs.replace(taken, **changes).write(Path(adapter.directory))
+def shift_probe(adapter: Adapter, difference: float) -> None:
+    """As if the trainer had seen other log probabilities at the last place."""
+    taken = Probe.load(adapter.directory)
+    last = max(taken.top_logprobs)
+    shifted = [(token, value + difference) for token, value in taken.top_logprobs[last]]
+    changed = msgspec.structs.replace(taken, top_logprobs={**taken.top_logprobs, last: shifted})
+    changed.write(Path(adapter.directory))
 
 
 def test_an_adapter_that_answers_as_trained_is_mounted(engine: Engine, probed: Adapter) -> None:
@@ -40,18 +42,14 @@ def test_an_adapter_that_answers_as_trained_is_mounted(engine: Engine, probed: A
 
 
 def test_an_adapter_that_answers_otherwise_is_refused_with_the_difference(engine: Engine, probed: Adapter) -> None:
-    taken = Probe.read(probed.directory)
-    assert taken
-    change_probe(probed, top=[*taken.top[:-1], [(token, value - 0.25) for token, value in taken.top[-1]]])
+    shift_probe(probed, -0.25)
     answer = mount(engine, probed)
     assert isinstance(answer, Refused)
     assert (answer.kind, "0.25" in answer.message) == ("EngineUnavailable", True)
 
 
 def test_a_difference_within_rounding_is_mounted(engine: Engine, probed: Adapter) -> None:
-    taken = Probe.read(probed.directory)
-    assert taken
-    change_probe(probed, top=[[(token, value + 0.005) for token, value in row] for row in taken.top])
+    shift_probe(probed, 0.005)
     assert mount(engine, probed) == Mounted(id="m")
 
 
@@ -67,10 +65,17 @@ def test_an_adapter_without_a_probe_is_mounted_if_its_output_is_finite(
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "{}", '{"token_ids": [], "top": []}', '{"token_ids": [99999], "top": [[[1, -1.0]]]}',
-     '{"token_ids": [1, 2], "top": [[[1, -1.0]], []]}', '{"token_ids": [-5], "top": [[[1, -1.0]]]}',
-     '{"token_ids": [1], "top": [[[99999, -1.0]]]}'],
-)  # fmt: skip
+    [
+        "{",
+        "{}",
+        '{"token_ids": [], "top_logprobs": {}}',
+        '{"token_ids": [1], "top_logprobs": {"0": []}}',
+        '{"token_ids": [1], "top_logprobs": {"1": [[1, -1.0]]}}',
+        '{"token_ids": [99999], "top_logprobs": {"0": [[1, -1.0]]}}',
+        '{"token_ids": [-5], "top_logprobs": {"0": [[1, -1.0]]}}',
+        '{"token_ids": [1], "top_logprobs": {"0": [[99999, -1.0]]}}',
+    ],
+)
 def test_a_probe_that_is_none_is_refused(engine: Engine, probed: Adapter, text: str) -> None:
     (Path(probed.directory) / probe.FILE).write_text(text)
     answer = mount(engine, probed)
@@ -82,8 +87,3 @@ def test_a_missing_adapter_is_refused(engine: Engine, tmp_path: Path) -> None:
     answer = mount(engine, Adapter(digest="0", directory=str(tmp_path)))
     assert isinstance(answer, Refused)
     assert answer.kind == "EngineUnavailable"
-
-
-def test_a_probe_is_of_the_first_tokens_only(decoder: Decoder) -> None:
-    taken = Probe.take([5] * 1000, decoder, None)
-    assert len(taken.token_ids) == len(taken.top) == probe.LONGEST

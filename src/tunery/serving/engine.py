@@ -16,7 +16,6 @@ from tunery.errors import EngineUnavailable, TooManyRequests, TuneryError
 from tunery.messages import BaseModel, Generate, Mount, Mounted, Piece, Refused, Started
 from tunery.models import loader
 from tunery.models.decoder import Decoder
-from tunery.models.probe import Probe
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving import runner
 from tunery.serving.adapters import AdapterStore
@@ -126,7 +125,7 @@ class Engine:
         """Loads an adapter and compares its answer with the trainer's; `deliver` gets Mounted or Refused."""
         with self._guarded(mount.id, deliver):
             served = self._adapters.get(mount.adapter)
-            prove(self._decoder, served, Probe.read(mount.adapter.directory))
+            prove(self._decoder, served, mount.adapter.directory)
             deliver(Mounted(id=mount.id))
 
     @torch.inference_mode()

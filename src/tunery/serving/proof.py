@@ -1,6 +1,6 @@
 """Shows that an adapter answers here as it did where it was trained. Knows no request and no running sequence."""
 
-import torch
+from torch import Tensor
 
 from tunery.errors import EngineUnavailable, InvalidRequest
 from tunery.models.decoder import Decoder
@@ -10,33 +10,47 @@ from tunery.serving.adapters import ServedAdapter
 from tunery.serving.cache import BLOCK_SIZE, BlockTable, KVCache
 
 TOLERANCE = 1e-2
-"""Of log probabilities: room for another order of float32 sums, none for another scale or weight."""
+"""Nats: room for another order of float32 sums, none for another template, scale or weight."""
+LONGEST = 4096
+"""Tokens of a probe."""
 
 
-def prove(decoder: Decoder, adapter: ServedAdapter, probe: Probe | None) -> None:
-    """Runs the probe through the code that serves; without one, only sees that the output is finite.
+def prove(decoder: Decoder, adapter: ServedAdapter, directory: str) -> None:
+    """Runs the adapter's probe through the code that serves; without one, only sees that the output is finite.
 
-    Raises EngineUnavailable with the difference, InvalidRequest for a probe of another model.
+    Raises EngineUnavailable with the difference, InvalidRequest for a probe that isn't one of this base.
     """
-    tokens = probe.token_ids if probe else [0]
-    named = {*tokens, *(token for row in (probe.top if probe else []) for token, _ in row)}
-    if max(named) >= decoder.config.vocab_size or min(named) < 0:
-        raise InvalidRequest("The adapter's probe has tokens that this base doesn't have.")
-    logits = _logits(decoder, adapter, tokens)
-    if not logits.isfinite().all():
-        raise EngineUnavailable("The adapter's output isn't finite.")
-    if probe and (difference := probe.difference(logits)) > TOLERANCE:
+    try:
+        probe = Probe.load(directory)
+    except FileNotFoundError:  # trained elsewhere
+        _logits(decoder, adapter, [0])
+        return
+    _check(probe, decoder.config.vocab_size)
+    logits = _logits(decoder, adapter, probe.token_ids)
+    difference = probe.largest_difference(dict(enumerate(logits)))
+    if difference > TOLERANCE:
         raise EngineUnavailable(
             f"The adapter doesn't answer as it did when it was trained: its log probabilities differ by up to "
             f"{difference:.3g}, more than {TOLERANCE}."
         )
 
 
-def _logits(decoder: Decoder, adapter: ServedAdapter, tokens: list[int]) -> torch.Tensor:
+def _check(probe: Probe, vocab_size: int) -> None:
+    """An adapter may come from anywhere, and so may its probe."""
+    tokens = [*probe.token_ids, *(token for top in probe.top_logprobs.values() for token, _ in top)]
+    known = all(0 <= token < vocab_size for token in tokens)
+    placed = all(0 <= place < len(probe.token_ids) for place in probe.top_logprobs)
+    if not (known and placed and 0 < len(probe.token_ids) <= LONGEST and any(probe.top_logprobs.values())):
+        raise InvalidRequest("The adapter's probe isn't one of this base.")
+
+
+def _logits(decoder: Decoder, adapter: ServedAdapter, tokens: list[int]) -> Tensor:
     # A cache of its own: that of the running sequences may be full.
     cache = KVCache(decoder.config, len(tokens) + BLOCK_SIZE, device=decoder.device, dtype=decoder.dtype)
     table = BlockTable()
     cache.extend(table, len(tokens))
     span = runner.Span(tokens=tokens, table=table, adapter=adapter, wanted=len(tokens))
     (logits,) = runner.run(decoder, cache, [span])
+    if not logits.isfinite().all():
+        raise EngineUnavailable("The adapter's output isn't finite.")
     return logits
