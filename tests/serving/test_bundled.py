@@ -37,8 +37,8 @@ def cases(bundled: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> list[
     config, _ = read_config(Path(bundled.directory))
     folder = tmp_path_factory.mktemp("adapters")
     adapters = [
-        write_adapter(folder / str(seed), config, seed=seed, rank=rank, strength=0.05)
-        for seed, rank in ((1, 16), (2, 8))
+        write_adapter(folder / str(rank), config, seed=rank, rank=rank, strength=strength)
+        for rank, strength in ((16, 0.05), (8, 0.1))
     ]
     return list(itertools.product(range(len(MESSAGES)), [None, *adapters]))
 
