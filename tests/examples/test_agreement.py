@@ -136,7 +136,7 @@ def written(draw: st.DrawFn, line: Any) -> str:
 
 def is_sound(format_: Format, text: str, *, trusted: bool = False) -> bool:
     encoded = text.encode("utf-8", "surrogatepass")
-    return READERS[format_].read(encoded, [encoded], trusted=trusted) is not None
+    return READERS[format_].read([encoded], trusted=trusted) is not None
 
 
 def assert_agreement(text: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.examples.given import SYSTEM, assistant, chat, checked, sound_lines, user
 from tunery import examples
-from tunery.examples import Finding, repeats
+from tunery.examples import Finding, checking, repeats
 from tunery.examples.lines import LONGEST_LINE, Lines
 
 MARK = b"\xef\xbb\xbf"
@@ -214,3 +214,12 @@ def test_a_line_is_judged_the_same_wherever_it_stands() -> None:
     assert len(many_values) <= LONGEST_LINE
     assert rules([many_values, *sound_lines(50)]) == [(1, "no_system_message")]
     assert rules([*sound_lines(50), many_values]) == [(51, "no_system_message")]
+
+
+def test_the_check_stops_after_more_errors_than_anybody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "MOST_ERRORS", 30)
+    summary, findings = checked([*sound_lines(5), *["x"] * 100])
+    assert [finding.line for finding in findings[:-1]] == list(range(6, 36))
+    assert findings[-1].rule == "too_many_errors"
+    assert findings[-1].message == "The check stopped before line 36, after 30 errors; mend them."
+    assert summary.errors == 31

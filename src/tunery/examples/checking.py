@@ -15,8 +15,11 @@ from tunery.examples.typed import TypedReader, reader_for
 FEWEST_EXAMPLES = 10
 FEW_EXAMPLES = 50
 FIRST_FINDINGS = 20
+MOST_ERRORS = 100_000
+"""After so many the check stops: more would fill the disk and help nobody."""
 MOST_FAULTS_OF_A_LINE = 100
 _DESCRIBED = 5
+_SPACE = b" \t\r\n"
 _SIGNATURES = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -86,26 +89,41 @@ class _Check:
         self._faulty_lines = 0
         self._reader: TypedReader | None = None
         self._blank_from: int | None = None
+        self._next_line = 1
 
     def run(self) -> Summary:
         for batch in self._lines:
-            if batch.first == 1 and (packed := _packed_as(batch.text)):
-                self._say(finding("not_jsonl", f"The file is {packed}; upload JSON Lines in UTF-8.", line=None))
-                return self._summary()
             if batch.too_long:
                 self._too_long(batch.first)
-            elif not self._add(batch.first, batch.text, batch.lines):
-                for number, line in enumerate(batch.lines, start=batch.first):
-                    if not self._add(number, line, [line]):
-                        self._look_closely(number, line)
+            elif batch.first == 1 and (packed := _packed_as(batch.lines[0])):
+                self._say(finding("not_jsonl", f"The file is {packed}; upload JSON Lines in UTF-8.", line=None))
+                return self._summary()
+            else:
+                self._take(batch.first, batch.lines)
+            if self._count["error"] >= MOST_ERRORS:
+                message = f"The check stopped before line {self._next_line:,}, after {MOST_ERRORS:,} errors; mend them."
+                self._say(finding("too_many_errors", message, line=None))
+                return self._summary()
         self._conclude()
         return self._summary()
 
-    def _add(self, first: int, text: bytes, lines: list[bytes], *, trusted: bool = False) -> bool:
+    def _take(self, first: int, lines: list[bytes]) -> None:
+        """Halves the lines until every part is sound or one line."""
+        if self._count["error"] >= MOST_ERRORS or self._add(first, lines):
+            return
+        self._next_line = first + 1
+        if not b"".join(lines).strip(_SPACE):
+            self._blank_from = self._blank_from or first
+        elif len(lines) == 1:
+            self._look_closely(first, lines[0])
+        else:
+            half = len(lines) // 2
+            self._take(first, lines[:half])
+            self._take(first + half, lines[half:])
+
+    def _add(self, first: int, lines: list[bytes], *, trusted: bool = False) -> bool:
         """Counts the lines if all are sound beyond doubt; False if they have to be looked at closely."""
-        if self._reader is None:
-            self._reader = reader_for(lines[0])
-        examples = self._reader and self._reader.read(text, lines, trusted=trusted)
+        examples = self._reader and self._reader.read(lines, trusted=trusted)
         if not examples:
             return False
         self._blank_until(first)
@@ -114,10 +132,11 @@ class _Check:
 
     def _look_closely(self, number: int, line: bytes) -> None:
         """Says what is wrong with the line, or counts it if it is sound after all."""
-        if not line.strip(b" \t\r\n"):
-            self._blank_from = self._blank_from or number
-            return
         self._blank_until(number)
+        if self._reader is None:
+            self._reader = reader_for(line)
+            if self._add(number, [line]):
+                return
         format_, faults = _faults_of(line)
         if format_ and self._reader is None:
             self._reader = TypedReader(format_)
@@ -125,7 +144,7 @@ class _Check:
             self._mixed = True
             message = f"The line is a {format_} example, but the file began with {self._reader.format} ones; split it."
             faults.insert(0, Fault(None, "mixed_formats", message))
-        if not faults and not self._add(number, line, [line], trusted=True):
+        if not faults and not self._add(number, [line], trusted=True):
             faults.append(Fault(None, "invalid_example", f"The line doesn't fit the {format_} format; compare them."))
         self._say_faults(number, faults)
 

@@ -11,7 +11,7 @@ import msgspec
 LONGEST_LINE = 1 << 20
 """Bytes without the line end: about 250,000 tokens, more than any base model here reads."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_BATCH = 1 << 16
+_BATCH = 1 << 18
 Source = BinaryIO | str | Path
 
 
@@ -20,9 +20,8 @@ class Batch(msgspec.Struct, frozen=True):
 
     first: int
     """Number of the first line, from 1."""
-    text: bytes
     lines: list[bytes]
-    """The text's lines, with their ends."""
+    """With their ends."""
     too_long: bool = False
 
 
@@ -45,10 +44,10 @@ class Lines:
             if len(text) > LONGEST_LINE and len(lines[-1].rstrip(b"\r\n")) > LONGEST_LINE:
                 self._skip_rest(text)
                 if whole := lines[:-1]:
-                    yield Batch(number, b"".join(whole), whole)
-                yield Batch(number + len(whole), b"", [], too_long=True)
+                    yield Batch(number, whole)
+                yield Batch(number + len(whole), [], too_long=True)
             elif lines:
-                yield Batch(number, text, lines)
+                yield Batch(number, lines)
             number += len(lines)
 
     def _skip_rest(self, text: bytes) -> None:

@@ -67,7 +67,7 @@ def _lines(source: Source) -> Iterator[tuple[int, Line, bytes]]:
                 if not text.strip():
                     continue
                 reader = reader or reader_for(text)
-                examples = reader and reader.read(text, [text], trusted=True)
+                examples = reader and reader.read([text], trusted=True)
                 if not examples:
                     raise _invalid(number)
                 yield number, examples.lines[0], text

@@ -4,6 +4,7 @@ Python's own hash is keyed by a secret of the process: nobody can aim collisions
 """
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, TypeGuard, TypeVar
@@ -32,36 +33,47 @@ class Repeats:
     def __init__(self) -> None:
         self.full = False
         self._questions = array("q")
-        self._answers = array("I")
-        self._lines = array("I")
+        self._answers = array("q")
+        self._runs = array("I")
+        """Indices at which examples on consecutive lines begin ..."""
+        self._run_lines = array("I")
+        """... and the numbers of those lines."""
+        self._next_line = 0
 
     def add(self, first: int, examples: Sequence[Line]) -> None:
         """Remembers examples on consecutive lines, the first of which has the number `first`."""
-        room = MOST_REMEMBERED - len(self._lines)
-        self.full = self.full or len(examples) > room
+        room = MOST_REMEMBERED - len(self._answers)
+        self.full = self.full or room < len(examples)
+        if room == 0:
+            return
+        if first != self._next_line:
+            self._runs.append(len(self._answers))
+            self._run_lines.append(first)
+        self._next_line = first + len(examples)
         questions, answers = fingerprints(examples[:room])
-        self._questions.extend(questions)
-        self._answers.extend([answer & 0xFFFFFFFF for answer in answers])
-        self._lines.extend(range(first, first + len(questions)))
+        self._questions.fromlist(questions)
+        self._answers.fromlist(answers)
 
     def found(self) -> tuple[Pairs, Pairs]:
         """Repeated examples (count of the copies) and questions with different answers (count of the questions)."""
         questions = np.frombuffer(self._questions, np.int64)
-        answers = np.frombuffer(self._answers, np.uint32)
-        lines = np.frombuffer(self._lines, np.uint32)
+        answers = np.frombuffer(self._answers, np.int64)
         order = np.lexsort((answers, questions))
         same_question = _equals_next(questions[order])
         same_answer = _equals_next(answers[order])
-        lines = lines[order]
         copies = np.flatnonzero(same_question & same_answer)
         differing = np.flatnonzero(same_question & ~same_answer)
-        number_of_question = np.cumsum(~same_question)
-        differing_lines = (lines[differing], lines[differing + 1])
-        contradictions = len(np.unique(number_of_question[differing]))
-        return (
-            Pairs(len(copies), _first_pairs(lines[copies], lines[copies + 1])),
-            Pairs(contradictions, _first_pairs(np.minimum(*differing_lines), np.maximum(*differing_lines))),
-        )
+        contradictions = len(np.unique(np.cumsum(~same_question)[differing]))
+        return self._pairs(len(copies), order, copies), self._pairs(contradictions, order, differing)
+
+    def _pairs(self, count: int, order: npt.NDArray[np.intp], places: npt.NDArray[np.intp]) -> Pairs:
+        """Examples at some places of `order`, each with the one after it."""
+        pairs = _first_pairs(*np.sort([order[places], order[places + 1]], axis=0))
+        return Pairs(count, tuple((self._line(one), self._line(other)) for one, other in pairs))
+
+    def _line(self, index: int) -> int:
+        run = bisect_right(self._runs, index) - 1
+        return self._run_lines[run] + index - self._runs[run]
 
 
 def fingerprints(lines: Sequence[Line]) -> tuple[list[int], list[int]]:

@@ -47,6 +47,9 @@ _FILE = {
         "The file is packed (gzip, zip, zstd) or UTF-16, not JSON Lines in UTF-8.",
         "Unpack it, or save it as UTF-8.",
     ),
+    "too_many_errors": Rule(
+        "error", "The check stopped after 100,000 errors.", "Mend the listed ones and check again."
+    ),
     "mixed_formats": Rule(
         "error",
         "The line has another format (chat, completion, preference) than the first line.",

@@ -55,7 +55,7 @@ class Tally:
         self.trained_messages += sum([shape.trained for shape in shapes])
         self._repeats.add(first, lines)
         self._add_shapes(numbers, shapes)
-        conversations = [_conversation(line) for line in lines]
+        conversations = _conversations(lines)
         self._add_system_messages(numbers, conversations, shapes)
         if may_be_empty:
             self._empty_answer.add(numbers, [_has_empty_answer(messages) for messages in conversations])
@@ -118,10 +118,16 @@ def _about_pairs(rule: str, message: str, pairs: Pairs) -> Finding:
     return finding(rule, f"{message} (lines {named}{more}).", line=pairs.lines[0][1], count=pairs.count)
 
 
-def _conversation(line: Line) -> Sequence[Message]:
-    if type(line) is ChatLine:
-        return line.messages
-    return line.input.messages + line.preferred_output if isinstance(line, PreferenceLine) else ()
+def _conversations(lines: Sequence[Line]) -> list[Sequence[Message]]:
+    """The messages of each chat, and of each preference with its preferred output; empty for completions."""
+    return [
+        line.messages
+        if type(line) is ChatLine
+        else line.input.messages + line.preferred_output
+        if isinstance(line, PreferenceLine)
+        else ()
+        for line in lines
+    ]
 
 
 def _has_empty_answer(messages: Sequence[Message]) -> bool:

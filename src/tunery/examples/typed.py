@@ -64,24 +64,20 @@ class TypedReader:
         self._decode = msgspec.json.Decoder(_KINDS[format_]).decode
         self._shapes = _Shapes()
 
-    def read(self, text: bytes, lines: Sequence[bytes], *, trusted: bool = False) -> Examples | None:
-        """The examples of `text`, whose lines are `lines`.
-
-        None if one of them isn't valid, or may have a key twice and isn't `trusted` not to.
-        """
+    def read(self, lines: Sequence[bytes], *, trusted: bool = False) -> Examples | None:
+        """The examples on some lines; None if one isn't valid, or may have a key twice and isn't `trusted` not to."""
         try:
             decoded: list[Line] = list(map(self._decode, lines))
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             return None
-        marks = _marks(text)
+        marks = _marks(b"".join(lines))
         if _are_chats(decoded) and _are_plain(decoded, marks):
             shapes = [self._shapes[tuple(map(type, line.messages))] for line in decoded]
         elif trusted or marks.quotes == _marks(_ENCODER.encode_lines(decoded)).quotes:
             shapes = [self._shape_of(line) for line in decoded]
         else:
             return None
-        sound = [shape for shape in shapes if shape is not None]
-        return Examples(decoded, sound, marks.has_empty) if len(sound) == len(decoded) else None
+        return Examples(decoded, shapes, marks.has_empty) if _are_sound_shapes(shapes) else None
 
     def _shape_of(self, line: Line) -> Shape | None:
         """The line's shape; None if its messages don't make a valid example."""
@@ -100,7 +96,7 @@ class TypedReader:
 def reader_for(line: bytes) -> TypedReader | None:
     """The reader of the format that this line has; None if it isn't valid in any."""
     readers = map(TypedReader, _KINDS)
-    return next((reader for reader in readers if reader.read(line, [line], trusted=True)), None)
+    return next((reader for reader in readers if reader.read([line], trusted=True)), None)
 
 
 class _Shapes(dict[tuple[type[Any], ...], Shape | None]):
@@ -136,6 +132,10 @@ def _marks(text: bytes) -> _Marks:
     after_two = quote[4:] & backslash[3:-1] & backslash[2:-2]
     hidden = after_two & (backslash[1:-3] <= backslash[:-4])
     return _Marks(int(np.count_nonzero(unescaped)), bool(hidden.any()), bool(empty.any()))
+
+
+def _are_sound_shapes(shapes: list[Shape | None]) -> TypeGuard[list[Shape]]:
+    return None not in shapes
 
 
 def _are_chats(lines: Sequence[Line]) -> TypeGuard[list[ChatLine]]:
