@@ -145,6 +145,14 @@ def test_best_of_returns_the_most_likely_per_token_best_first(engine: Engine) ->
     assert best.texts == [every.text(index) for index in ranked[:2]]
 
 
+def test_best_of_scores_an_answer_that_ends_at_once_by_its_end(engine: Engine) -> None:
+    """Bias makes every choice end at once although the model finds that unlikely: no answer is free of charge."""
+    (running,) = run(engine, ask(best_of=3, logit_bias={2: 100.0}, temperature=1.0, seed=1))
+    assert running.texts == [""]
+    (first,) = [prompt.choices[0] for prompt in running.request.prompts]
+    assert first.mean_logprob < -1.0
+
+
 def test_echo_and_logprobs_are_those_of_transformers(
     make: MakeEngine, reference: tuple[Path, PreTrainedModel], tokenizer: Tokenizer
 ) -> None:
@@ -191,6 +199,18 @@ def test_max_tokens_zero_without_echo_is_empty(engine: Engine) -> None:
 
 def test_token_ids_and_their_text_are_the_same_prompt(engine: Engine, tokenizer: Tokenizer) -> None:
     assert alone(engine, ask(tokenizer.encode("The quick"), echo=True)) == alone(engine, ask("The quick", echo=True))
+
+
+def test_an_empty_prompt_is_the_beginning_of_a_document(engine: Engine, tokenizer: Tokenizer) -> None:
+    (empty,) = run(engine, ask("", echo=True, logprobs=0))
+    assert [empty.text()] == alone(engine, ask([tokenizer.text_end_id]))
+    assert len([token for piece in empty.pieces for token in piece.logprobs]) == empty.done.completion_tokens
+
+
+@pytest.mark.parametrize("cache_tokens", [64, 70, 79])
+def test_the_longest_answer_fits_a_cache_of_any_size(make: MakeEngine, cache_tokens: int) -> None:
+    (running,) = run(make(cache_tokens=cache_tokens), ask(max_tokens=None, logit_bias={0: -100.0, 2: -100.0}))
+    assert running.done.prompt_tokens + running.done.completion_tokens == 64
 
 
 def test_no_max_tokens_goes_on_to_the_end_of_the_context(engine: Engine, tokenizer: Tokenizer) -> None:

@@ -40,8 +40,9 @@ class Tokenizer:
         self._template = template
         self._special_ids = {t.content: i for i, t in raw.get_added_tokens_decoder().items() if t.special}
         self._special = re.compile("|".join(map(re.escape, sorted(self._special_ids, key=len, reverse=True))) or "(?!)")
-        self._text_end = next((self._special_ids[t] for t in _TEXT_ENDS if t in self._special_ids), eos_ids[0])
-        self.eos_ids = frozenset([*eos_ids, self._text_end])
+        self.text_end_id = next((self._special_ids[t] for t in _TEXT_ENDS if t in self._special_ids), eos_ids[0])
+        """Ends a text, and so begins the next: what an empty prompt means."""
+        self.eos_ids = frozenset([*eos_ids, self.text_end_id])
         self._bytes = _bytes_of_tokens(raw)
 
     @classmethod
@@ -101,7 +102,7 @@ class Tokenizer:
 
     def completion_segments(self, prompt: str, completion: str) -> list[Segment]:
         """The completion and an end-of-text token are trained."""
-        answer = [*self._ids(completion, add_special_tokens=False), self._text_end]
+        answer = [*self._ids(completion, add_special_tokens=False), self.text_end_id]
         return [Segment(self.encode(prompt), trained=False), Segment(answer, trained=True)]
 
     def parse_tool_calls(self, text: str) -> tuple[str, list[ToolCall]]:

@@ -39,6 +39,10 @@ class KVCache:
         self._holders = [0] * (self.num_blocks + 1)
 
     @property
+    def num_tokens(self) -> int:
+        return self.num_blocks * BLOCK_SIZE
+
+    @property
     def num_free(self) -> int:
         return len(self._free)
 

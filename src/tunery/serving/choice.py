@@ -41,21 +41,23 @@ class Choice:
         self._text = TextStream(request.stop, TOOL_MARKERS if request.tools else ())
         self._unsent: deque[tuple[int, TokenLogprob]] = deque()
         self._total_logprob = 0.0
+        self._num_scored = 0
 
     @property
     def mean_logprob(self) -> float:
-        """Of its tokens, as far as they were scored: what best_of compares."""
-        return self._total_logprob / max(self.num_tokens, 1)
+        """Of the tokens it was scored for, its end included: what best_of compares."""
+        return self._total_logprob / max(self._num_scored, 1)
 
     def accept(self, token: int, scored: Scored | None) -> Piece | None:
         """Takes the next token and returns what may go out now, if there is anything."""
+        if scored:
+            self._total_logprob += scored.logprob
+            self._num_scored += 1
         if token in self._tokenizer.eos_ids:
             return self._finish("stop")
         self.num_tokens += 1
-        if scored:
-            self._total_logprob += scored.logprob
-            if self._request.logprobs is not None:
-                self._unsent.append((self._text.decoded, token_logprob(self._tokenizer, token, scored)))
+        if scored and self._request.logprobs is not None:
+            self._unsent.append((self._text.decoded, token_logprob(self._tokenizer, token, scored)))
         text = self._text.push(self._tokenizer.token_bytes(token))
         if self._text.stopped:
             return self._finish("stop", text)

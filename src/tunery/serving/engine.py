@@ -74,10 +74,10 @@ class Engine:
         self._decoder = decoder
         self._tokenizer = tokenizer
         config = decoder.config
-        self._context_length = min(base.context_length, self._limits.cache_tokens)
         self._vocab_size = min(config.vocab_size, tokenizer.vocab_size)
         """Ids that the weights have beyond the tokenizer's mean nothing."""
         self._cache = KVCache(config, self._limits.cache_tokens, device=decoder.device, dtype=decoder.dtype)
+        self._context_length = min(base.context_length, self._cache.num_tokens)
         self._adapters = AdapterStore(
             config, max_bytes=self._limits.adapter_bytes, device=decoder.device, dtype=decoder.dtype
         )
@@ -144,7 +144,7 @@ class Engine:
 
     def _begin(self, request: Request) -> None:
         generate = request.generate
-        request.begin(self._tokenizer, vocab_size=self._decoder.config.vocab_size, context_length=self._context_length)
+        request.begin(self._tokenizer, vocab_size=self._vocab_size, context_length=self._context_length)
         waiting = len(self._scheduler.waiting)
         if waiting and waiting + len(request.prompts) > self._limits.max_waiting:
             raise TooManyRequests(f"{waiting} prompts wait for this model already. Please retry after a moment.")

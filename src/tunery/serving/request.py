@@ -57,8 +57,7 @@ class Request:
         """Tokenises the prompts. Raises InvalidRequest for unknown token ids, ContextOverflow for too many tokens."""
         generate = self.generate
         _check_ids(generate.logit_bias, vocab_size, param="logit_bias")
-        for number, (tokens, text) in enumerate(_prompts(generate, tokenizer)):
-            _check_ids(tokens, vocab_size, param="prompt")
+        for number, (tokens, text) in enumerate(_prompts(generate, tokenizer, vocab_size)):
             max_tokens = _room(len(tokens), generate, context_length)
             choices = [
                 Choice(generate, tokenizer, number=number * self.best_of + sample, max_tokens=max_tokens)
@@ -69,13 +68,12 @@ class Request:
     def echo(self, prompt: Prompt, tokenizer: Tokenizer) -> None:
         """Sends a prompt back as the beginning of each of its choices, with the scores it has."""
         logprobs = []
-        if self.scores_prompts:
+        if self.scores_prompts and prompt.text:
             scores = [None, *prompt.scores]
             pairs = zip(prompt.tokens, scores, strict=True)
             logprobs = [token_logprob(tokenizer, token, scored) for token, scored in pairs]
-        text = prompt.text or tokenizer.decode(prompt.tokens)
         for choice in prompt.choices:
-            piece = Piece(id=self.generate.id, index=choice.number, text=text, logprobs=logprobs)
+            piece = Piece(id=self.generate.id, index=choice.number, text=prompt.text, logprobs=logprobs)
             self.send(prompt, choice, piece)
 
     def send(self, prompt: Prompt, choice: Choice, piece: Piece) -> None:
@@ -101,15 +99,18 @@ class Request:
         return Done(id=self.generate.id, prompt_tokens=self.num_prompt_tokens, completion_tokens=completion_tokens)
 
 
-def _prompts(generate: Generate, tokenizer: Tokenizer) -> Iterator[tuple[list[int], str]]:
-    """Tokens and text of each prompt."""
+def _prompts(generate: Generate, tokenizer: Tokenizer, vocab_size: int) -> Iterator[tuple[list[int], str]]:
+    """Tokens and text of each prompt; the empty text is the beginning of a document."""
     if generate.messages is not None:
         yield tokenizer.chat_prompt(generate.messages, generate.tools), ""
     for prompt in generate.prompts or []:
-        tokens = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        if not tokens:
-            raise InvalidRequest("The prompt is empty.", param="prompt")
-        yield tokens, prompt if isinstance(prompt, str) else ""
+        if isinstance(prompt, str):
+            yield tokenizer.encode(prompt) or [tokenizer.text_end_id], prompt
+        else:
+            if not prompt:
+                raise InvalidRequest("The prompt is an empty list of tokens.", param="prompt")
+            _check_ids(prompt, vocab_size, param="prompt")
+            yield prompt, tokenizer.decode(prompt)
 
 
 def _check_ids(ids: Iterable[int], vocab_size: int, *, param: str) -> None:

@@ -168,4 +168,4 @@ async def _serve(engine: Engine, socket: Path) -> None:
 def _end_with_parent() -> None:
     """Linux only; elsewhere the end of standard input says the same a little later."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
