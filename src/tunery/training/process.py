@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     _die_with_parent()
     output = _only_reports_on_stdout()
     pausing = threading.Event()
-    threading.Thread(target=_listen, args=(sys.stdin.buffer, pausing), daemon=True).start()
+    threading.Thread(target=_listen, args=(pausing,), daemon=True).start()
     order = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=TrainingOrder)
     torch.set_num_threads(order.threads)
     encode = msgspec.json.Encoder().encode
@@ -81,11 +81,12 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def _listen(stdin: BinaryIO, pausing: threading.Event) -> None:
-    for line in stdin:
-        if line.strip() == b"pause":
-            pausing.set()
-    os._exit(1)  # the worker is gone: nobody may train on, and nothing half-written counts
+def _listen(pausing: threading.Event) -> None:
+    with open(0, "rb", buffering=0) as stdin:  # unbuffered: a lock held here would break the interpreter's shutdown
+        for line in stdin:
+            if line.strip() == b"pause":
+                pausing.set()
+        os._exit(1)  # the worker is gone: nobody may train on, and nothing half-written counts
 
 
 def _only_reports_on_stdout() -> BinaryIO:
