@@ -124,10 +124,14 @@ def unanswered_calls(turns: Sequence[Turn]) -> int:
 
 
 def is_shallow(value: Any, levels: int = DEEPEST_VALUE) -> bool:
-    if isinstance(value, dict):
-        return levels > 0 and all(is_shallow(member, levels - 1) for member in value.values())
-    if isinstance(value, list):
-        return levels > 0 and all(is_shallow(item, levels - 1) for item in value)
+    """Whether lists and objects nest no deeper than this."""
+    if not isinstance(value, dict | list):
+        return True
+    if levels == 0:
+        return False
+    for inner in value.values() if isinstance(value, dict) else value:
+        if isinstance(inner, dict | list) and not is_shallow(inner, levels - 1):
+            return False
     return True
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tunery.examples.formats import ChatLine, CompletionLine, Line, PreferenceLine
 
 MOST_REMEMBERED = 1_000_000
-"""Examples; 16 bytes each, and about 45 while they are compared."""
+"""Examples; 16 bytes each, and some 45 at the end, when they are compared."""
 _SHOWN = 3
 L = TypeVar("L", bound=Line)
 
@@ -63,7 +63,7 @@ class Repeats:
         same_answer = _equals_next(answers[order])
         copies = np.flatnonzero(same_question & same_answer)
         differing = np.flatnonzero(same_question & ~same_answer)
-        contradictions = len(np.unique(np.cumsum(~same_question)[differing]))
+        contradictions = len(np.unique(questions[order[differing]]))
         return self._pairs(len(copies), order, copies), self._pairs(contradictions, order, differing)
 
     def _pairs(self, count: int, order: npt.NDArray[np.intp], places: npt.NDArray[np.intp]) -> Pairs:
