@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.examples.given import assistant, call, chat, user
 from tunery.examples.explain import explain
 from tunery.examples.formats import Format
+from tunery.examples.located import Located, Reader
 from tunery.examples.typed import TypedReader
 
 READERS: dict[Format, TypedReader] = {name: TypedReader(name) for name in ("chat", "completion", "preference")}
@@ -184,15 +185,18 @@ def test_types_and_explanations_agree_on_damaged_text(text: str, data: st.DataOb
 def test_a_key_that_stands_twice_never_passes(pair: tuple[Format, dict[str, Any]], data: st.DataObject) -> None:
     format_, line = pair
     text = json.dumps(line)
-    keys = [at for at in range(len(text)) if text[at] == '"' and text[at - 1] in "{ " and text[at - 2 : at] != ": "]
-    at = data.draw(st.sampled_from(keys))
-    _, end = json.JSONDecoder().raw_decode(text, at)
-    if not text[end:].startswith(": "):
-        return
-    _, end = json.JSONDecoder().raw_decode(text, end + 2)
-    twice = text[:end] + ", " + text[at:]
-    if "duplicate_key" in {fault.rule for fault in explain(twice)[1]}:
-        assert not is_sound(format_, twice)
+    member = data.draw(st.sampled_from(members(Reader(text).read())))
+    end = json.JSONDecoder().raw_decode(text, member.at)[1]
+    twice = f"{text[:end]}, {text[member.key_at :]}"
+    assert "duplicate_key" in {fault.rule for fault in explain(twice)[1]}
+    assert not is_sound(format_, twice)
+
+
+def members(value: Located) -> list[Located]:
+    """All values under keys, at any depth."""
+    if isinstance(value.value, dict):
+        return [found for member in value.value.values() for found in [member, *members(member)]]
+    return [found for item in value.value for found in members(item)] if isinstance(value.value, list) else []
 
 
 CHANGES = [
