@@ -5,7 +5,7 @@ Bounds are those of contract.md 1.4; automatic epochs follow OpenAI's cookbook (
 
 import re
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,6 @@ SUFFIX = re.compile(r"[A-Za-z0-9_-]+")
 MOST_METADATA, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
 SEEDS = 2**31
 TARGET_EPOCHS, FEWEST_SEEN, MOST_SEEN, MOST_EPOCHS = 3, 100, 25_000, 25
-AUTOMATIC = ("auto", -1, None)
 METHODS = ("supervised",)
 
 
@@ -43,27 +42,29 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
 
 
+class _Given(NamedTuple):
+    value: Any
+    param: str
+    """Where it stood in the request."""
+
+
 def parse(hyperparameters: dict[str, Any] | None, method: dict[str, Any] | None, *, base: BaseModel) -> Requested:
     """Both spellings: `hyperparameters`, and `method.supervised.hyperparameters`, which wins.
 
     Raises:
         InvalidRequest: names the parameter and its bounds.
     """
-    given = dict(hyperparameters or {})
-    where = "hyperparameters"
-    if method is not None:
-        given |= _of_method(method)
-        where = "method.supervised.hyperparameters" if method.get("supervised") else where
-    known = set(Requested.__struct_fields__)
-    for name in given:
-        if name not in known and name != "prompt_loss_weight":
-            raise InvalidRequest(
-                f"The hyperparameter {name!r} is unknown. Use {', '.join(sorted(known))}.", param=f"{where}.{name}"
-            )
+    given = _named(hyperparameters, "hyperparameters") | _of_method(method)
+    for name, (value, param) in given.items():
+        if name == "prompt_loss_weight":
+            _refuse_prompt_loss(value, param)
+        elif name not in Requested.__struct_fields__:
+            known = ", ".join(Requested.__struct_fields__)
+            raise InvalidRequest(f"The hyperparameter {_said(name)} is unknown. Use {known}.", param=param)
     return Requested(
-        n_epochs=_whole(given.get("n_epochs"), f"{where}.n_epochs", EPOCHS),
-        batch_size=_whole(given.get("batch_size"), f"{where}.batch_size", (1, base.largest_batch)),
-        learning_rate_multiplier=_multiplier(given.get("learning_rate_multiplier"), where),
+        n_epochs=_whole(given.get("n_epochs"), EPOCHS),
+        batch_size=_whole(given.get("batch_size"), (1, base.largest_batch)),
+        learning_rate_multiplier=_multiplier(given.get("learning_rate_multiplier")),
     )
 
 
@@ -111,7 +112,7 @@ def validate_suffix(suffix: str | None) -> None:
         return
     if len(suffix) > LONGEST_SUFFIX or not SUFFIX.fullmatch(suffix):
         raise InvalidRequest(
-            f"The suffix {suffix!r} can't be: 1 to {LONGEST_SUFFIX} letters, digits, '-' and '_'.", param="suffix"
+            f"The suffix {_said(suffix)} can't be: 1 to {LONGEST_SUFFIX} letters, digits, '-' and '_'.", param="suffix"
         )
 
 
@@ -129,35 +130,71 @@ def check_metadata(metadata: dict[str, str] | None) -> None:
             )
 
 
-def _of_method(method: dict[str, Any]) -> dict[str, Any]:
+def _named(hyperparameters: dict[str, Any] | None, where: str) -> dict[str, _Given]:
+    return {name: _Given(value, f"{where}.{name[:LONGEST_KEY]}") for name, value in (hyperparameters or {}).items()}
+
+
+def _of_method(method: dict[str, Any] | None) -> dict[str, _Given]:
+    if method is None:
+        return {}
     kind = method.get("type", "supervised")
     if kind not in METHODS:
         raise InvalidRequest(
-            f"The method {kind!r} isn't available in this version; 'supervised' is.", param="method.type"
+            f"The method {_said(kind)} isn't available in this version; 'supervised' is.", param="method.type"
         )
-    supervised = method.get("supervised") or {}
-    inner = supervised.get("hyperparameters") or {} if isinstance(supervised, dict) else None
-    if not isinstance(inner, dict):
-        raise InvalidRequest("method.supervised.hyperparameters has to be an object.", param="method.supervised")
-    return inner
+    supervised = _only(method, "supervised", "method", ignored="type")
+    return _named(_only(supervised, "hyperparameters", "method.supervised"), "method.supervised.hyperparameters")
 
 
-def _whole(value: Any, param: str, bounds: tuple[int, int]) -> int | None:
-    if value in AUTOMATIC and not isinstance(value, bool):
+def _only(holder: dict[str, Any], key: str, where: str, *, ignored: str = "") -> dict[str, Any]:
+    """The object under `key`, the only one that may have a value there: nothing asked for is passed over."""
+    for name, value in holder.items():
+        if name not in (key, ignored) and value is not None:
+            raise InvalidRequest(f"{where} has the unknown key {_said(name)}; it may have {key!r}.", param=where)
+    inner = holder.get(key)
+    if inner is not None and not isinstance(inner, dict):
+        raise InvalidRequest(f"{where}.{key} has to be an object.", param=f"{where}.{key}")
+    return inner or {}
+
+
+def _whole(given: _Given | None, bounds: tuple[int, int]) -> int | None:
+    if given is None or _is_automatic(given.value):
         return None
+    value, param = given
     low, high = bounds
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or not low <= value <= high:
-        raise InvalidRequest(f'{param} is {value!r}; it may be {low} to {high}, or "auto".', param=param)
+    if not _is_number(value) or not low <= value <= high or value % 1:
+        raise InvalidRequest(
+            f'{param} is {_said(value)}; it may be a whole number from {low} to {high}, or "auto".', param=param
+        )
     return int(value)
 
 
-def _multiplier(value: Any, where: str) -> float | None:
-    if value in AUTOMATIC and not isinstance(value, bool):
+def _multiplier(given: _Given | None) -> float | None:
+    if given is None or _is_automatic(given.value):
         return None
+    value, param = given
     low, high = MULTIPLIER
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
+    if not _is_number(value) or not low < value <= high:
         raise InvalidRequest(
-            f'{where}.learning_rate_multiplier is {value!r}; it may be above {low:g} up to {high:g}, or "auto".',
-            param=f"{where}.learning_rate_multiplier",
+            f'{param} is {_said(value)}; it may be a number above {low:g} up to {high:g}, or "auto".', param=param
         )
     return float(value)
+
+
+def _refuse_prompt_loss(value: Any, param: str) -> None:
+    if value is not None and (not _is_number(value) or value != 0):
+        raise InvalidRequest(f"{param} has to be 0: loss falls on answers alone.", param=param)
+
+
+def _is_automatic(value: Any) -> bool:
+    return value is None or value == "auto" or (_is_number(value) and value == -1)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _said(value: Any) -> str:
+    """What was asked for, for a sentence."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
