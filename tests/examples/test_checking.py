@@ -9,7 +9,7 @@ import pytest
 
 from tests.examples.given import SYSTEM, assistant, chat, checked, sound_lines, user
 from tunery import examples
-from tunery.examples import Finding, checking, repeats
+from tunery.examples import Finding, checking, conversation, located, repeats
 from tunery.examples.lines import LONGEST_LINE, Lines
 
 MARK = b"\xef\xbb\xbf"
@@ -119,8 +119,7 @@ def test_warnings_are_grouped_with_their_count_and_first_lines() -> None:
     lines = [chat(user(f"{n}"), assistant()) for n in range(80)]
     (finding,) = checked(lines)[1]
     assert (finding.line, finding.count) == (1, 80)
-    assert finding.message.startswith("80 examples have no system message")
-    assert finding.message.endswith("(lines 1, 2, 3, 4, 5, ...).")
+    assert finding.message.startswith("No system message in 80 of the examples (lines 1, 2, 3, 4, 5, ...); add")
 
 
 def test_copies_are_found_whatever_their_spelling() -> None:
@@ -223,3 +222,18 @@ def test_the_check_stops_after_more_errors_than_anybody_reads(monkeypatch: pytes
     assert findings[-1].rule == "too_many_errors"
     assert findings[-1].message == "The check stopped before line 36, after 30 errors; mend them."
     assert summary.errors == 31
+
+
+def test_the_rules_give_the_numbers_of_the_code() -> None:
+    numbers = {
+        "too_few_examples": checking.FEWEST_EXAMPLES,
+        "few_examples": checking.FEW_EXAMPLES,
+        "too_many_errors": checking.MOST_ERRORS,
+        "repeats_not_remembered": repeats.MOST_REMEMBERED,
+        "too_many_values": located.MOST_VALUES,
+        "nested_too_deeply": conversation.DEEPEST_VALUE,
+    }
+    for rule, number in numbers.items():
+        assert f"{number:,}" in examples.RULES[rule].meaning
+    assert f"{located.LONGEST_INTEGER}" in examples.RULES["number_out_of_range"].meaning
+    assert LONGEST_LINE == 1024**2

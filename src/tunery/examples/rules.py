@@ -85,7 +85,9 @@ _TEXT = {
         "Lists and objects nest too deeply (60 levels in a schema or in arguments).",
         "Flatten the value.",
     ),
-    "too_many_values": Rule("error", "The line holds more than 100,000 JSON values.", "Split the example."),
+    "too_many_values": Rule(
+        "error", "A line that isn't sound at first sight holds more than 100,000 JSON values.", "Split the example."
+    ),
     "duplicate_key": Rule(
         "error", "An object has the same key twice: one of the two values would be lost.", "Keep one."
     ),
@@ -184,7 +186,7 @@ _WARNINGS = {
     ),
     "repeats_not_remembered": Rule(
         "warning",
-        "After 2,000,000 examples repeated ones are no longer looked for; everything else is.",
+        "After 1,000,000 examples repeated ones are no longer looked for; everything else is.",
         "Nothing needs to be done.",
     ),
 }

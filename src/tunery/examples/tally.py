@@ -25,12 +25,13 @@ class Occurrences(msgspec.Struct):
             self.count += count
             self.lines += islice(compress(numbers, seen), _SHOWN - len(self.lines))
 
-    def said(self, rule: str, message: str) -> Iterator[Finding]:
-        """The finding, if there is anything to say, "(lines 3, 7)" added to its message."""
+    def said(self, rule: str, what: str, remedy: str) -> Iterator[Finding]:
+        """The finding, if there is anything to say."""
         if self.count:
             named = ", ".join(map(str, self.lines)) + (", ..." if self.count > len(self.lines) else "")
-            text = f"{message} ({'line' if self.count == 1 else 'lines'} {named})."
-            yield finding(rule, f"{self.count:,} {text}", line=self.lines[0], count=self.count)
+            lines = f"{'line' if self.count == 1 else 'lines'} {named}"
+            message = f"{what} in {self.count:,} of the examples ({lines}); {remedy}."
+            yield finding(rule, message, line=self.lines[0], count=self.count)
 
 
 class Tally:
@@ -55,7 +56,7 @@ class Tally:
         self.trained_messages += sum([shape.trained for shape in shapes])
         self._repeats.add(first, lines)
         self._add_shapes(numbers, shapes)
-        conversations = _conversations(lines)
+        conversations = [_conversation(line) for line in lines]
         self._add_system_messages(numbers, conversations, shapes)
         if may_be_empty:
             self._empty_answer.add(numbers, [_has_empty_answer(messages) for messages in conversations])
@@ -85,49 +86,43 @@ class Tally:
     def findings(self) -> Iterator[Finding]:
         """The warnings, each once for the whole file."""
         yield from self._no_system.said(
-            "no_system_message", "examples have no system message; add the one that requests will be sent with"
+            "no_system_message", "No system message", "add the one that requests will be sent with"
         )
         yield from self._other_system.said(
-            "several_system_messages", "examples have another system message than the first; check that it is meant"
+            "several_system_messages", "Another system message than the first", "check that it is meant"
         )
-        yield from self._no_user.said("no_user_message", "examples have no user message; check that it is meant")
+        yield from self._no_user.said("no_user_message", "No user message", "check that it is meant")
         yield from self._empty_answer.said(
-            "empty_answer", "examples have an empty assistant message, which teaches to say nothing; write its text"
+            "empty_answer", "An empty assistant message", "it teaches to say nothing, so write its text"
         )
         yield from self._unanswered_call.said(
-            "unanswered_call", "examples go on after a call that has no result; add the tool message"
+            "unanswered_call", "A call without result before the end", "add the tool message"
         )
-        yield from self._repeated()
-
-    def _repeated(self) -> Iterator[Finding]:
         copies, contradictions = self._repeats.found()
-        if copies.count:
-            message = f"{copies.count:,} examples repeat earlier ones; remove them unless they are meant"
-            yield _about_pairs("duplicate_examples", message, copies)
-        if contradictions.count:
-            message = f"{contradictions.count:,} questions have different answers; check that they are meant to vary"
-            yield _about_pairs("contradicting_answers", message, contradictions)
+        yield from _about_pairs(
+            "duplicate_examples", copies, "Copies of earlier examples", "remove them unless they are meant"
+        )
+        yield from _about_pairs(
+            "contradicting_answers", contradictions, "Questions with different answers", "check that they are meant"
+        )
         if self._repeats.full:
             message = f"Repeated examples were looked for among the first {MOST_REMEMBERED:,} only."
             yield finding("repeats_not_remembered", message, line=None)
 
 
-def _about_pairs(rule: str, message: str, pairs: Pairs) -> Finding:
-    named = ", ".join(f"{one} and {other}" for one, other in pairs.lines)
-    more = ", ..." if pairs.count > len(pairs.lines) else ""
-    return finding(rule, f"{message} (lines {named}{more}).", line=pairs.lines[0][1], count=pairs.count)
+def _about_pairs(rule: str, pairs: Pairs, what: str, remedy: str) -> Iterator[Finding]:
+    if pairs.count:
+        named = ", ".join(f"{one} and {other}" for one, other in pairs.lines)
+        more = ", ..." if pairs.count > len(pairs.lines) else ""
+        message = f"{what}: {pairs.count:,} (lines {named}{more}); {remedy}."
+        yield finding(rule, message, line=pairs.lines[0][1], count=pairs.count)
 
 
-def _conversations(lines: Sequence[Line]) -> list[Sequence[Message]]:
-    """The messages of each chat, and of each preference with its preferred output; empty for completions."""
-    return [
-        line.messages
-        if type(line) is ChatLine
-        else line.input.messages + line.preferred_output
-        if isinstance(line, PreferenceLine)
-        else ()
-        for line in lines
-    ]
+def _conversation(line: Line) -> Sequence[Message]:
+    """The messages of a chat, or of a preference with its preferred output; none for a completion."""
+    if isinstance(line, ChatLine):
+        return line.messages
+    return line.input.messages + line.preferred_output if isinstance(line, PreferenceLine) else ()
 
 
 def _has_empty_answer(messages: Sequence[Message]) -> bool:
