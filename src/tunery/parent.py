@@ -1,4 +1,4 @@
-"""A child process ends with the process that started it, however that one ended: nobody trains or serves on unseen.
+"""What parent and child owe each other: a child ends with its parent, and computes without crowding the others.
 
 The parent holds the other end of the child's standard input; when it dies, even by SIGKILL, the pipe closes.
 """
@@ -8,6 +8,11 @@ import threading
 from collections.abc import Callable
 
 STDIN = 0
+WITHOUT_SPINNING = ("env", "OMP_WAIT_POLICY=passive")
+"""Put before the command of a child that computes: its idle threads sleep instead of keeping a core from the others.
+
+Trainer and engine share the cores; spinning, either made the other up to ten times slower (docs/log.md).
+"""
 
 
 def follow(on_end: Callable[[], object], *, on_line: Callable[[bytes], object] | None = None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from tunery import parent
 from tunery.errors import EngineUnavailable, NotFound
 from tunery.messages import Adapter, BaseModel, Done, Generate, Piece, Started
 from tunery.serving.client import EngineClient
@@ -17,9 +18,6 @@ START_SECONDS = 300.0
 """Until a base model must be loaded."""
 STOP_SECONDS = 10.0
 """Between asking an engine to stop and killing it."""
-WITHOUT_SPINNING = ("env", "OMP_WAIT_POLICY=passive")
-"""Threads that wait for each other sleep: spinning, beside a training on the same two cores, they took ten times as
-long for a token (measured), as each waits in vain for one that has no core."""
 LONGEST_SOCKET_PATH = 100
 """Bytes; Linux allows 107 (unix(7))."""
 
@@ -76,7 +74,7 @@ class EnginePool:
     def _new_engine(self, base: BaseModel) -> "_Engine":
         number = len(self._engines)
         self._folder.mkdir(parents=True, exist_ok=True)
-        command = [*WITHOUT_SPINNING, sys.executable, "-m", "tunery.serving"]
+        command = [*parent.WITHOUT_SPINNING, sys.executable, "-m", "tunery.serving"]
         command += ["--base", msgspec.json.encode(base).decode()]
         command += ["--threads", str(self._threads), "--device", self._device]
         return _Engine(command, self._socket_folder() / f"{number}.sock", self._folder / f"engine-{number}.log")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from tunery import parent
 from tunery.messages import Report, TrainingOrder
 
 LOG_TAIL = 2000
@@ -22,7 +23,8 @@ class LocalTrainer:
     def start(self, order: TrainingOrder) -> "LocalRun":
         path = Path(order.directory) / "order.json"
         path.write_bytes(msgspec.json.encode(order))
-        return LocalRun([sys.executable, "-m", "tunery.training", str(path)], Path(order.directory) / "trainer.log")
+        command = [*parent.WITHOUT_SPINNING, sys.executable, "-m", "tunery.training", str(path)]
+        return LocalRun(command, Path(order.directory) / "trainer.log")
 
 
 class LocalRun:
