@@ -102,11 +102,14 @@ def test_loss_and_gradients_of_the_tree_are_those_of_the_examples_one_by_one(
 
 @settings(many, max_examples=15)
 @given(batch=examples(), most_tokens=st.integers(1, 40))
-def test_micro_batches_and_short_stretches_change_nothing(tiny: Path, batch: list[Example], most_tokens: int) -> None:
+def test_micro_batches_short_stretches_and_recomputation_change_nothing(
+    tiny: Path, batch: list[Example], most_tokens: int
+) -> None:
     adapter = ready(tiny, torch.float64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "STRETCH", 5)
         patch.setattr(losses, "HEAD_ROWS", 3)
+        patch.setattr(losses, "RECOMPUTED_TOKENS", 20)
         ours = by_tree(tiny, adapter, batch, most_tokens)
     assert_same(ours, one_by_one(tiny, adapter, batch), 1e-12)
 

@@ -13,6 +13,9 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from tunery.models.operations import rms_norm, rotate, swiglu
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [T, heads, D], k [T, kv_heads, D], v [T, kv_heads, D]) -> [T, heads, D], scaled by D ** -0.5.
@@ -126,13 +129,26 @@ class Decoder:
     def dtype(self) -> torch.dtype:
         return self.embedding.dtype
 
-    def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend, lora: LowRank | None = None) -> Tensor:
-        """token_ids [T], positions [T] (int64, on the decoder's device) -> [T, hidden_size], before the last norm."""
+    def hidden(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        attend: Attend,
+        lora: LowRank | None = None,
+        *,
+        recompute: bool = False,
+    ) -> Tensor:
+        """token_ids [T], positions [T] (int64, on the decoder's device) -> [T, hidden_size], before the last norm.
+
+        With `recompute` the backward pass computes each block again: a third more time, a fraction of the memory.
+        """
         cos, sin = self._rotary(positions)
         x = self.embedding[token_ids]
-        for index, layer in enumerate(self.layers):
-            x = x + self._attention(index, layer, x, cos, sin, attend, lora)
-            x = x + self._feed_forward(index, layer, x, lora)
+        for index in range(len(self.layers)):
+            if recompute:
+                x = checkpoint(self._block, index, x, cos, sin, attend, lora, use_reentrant=False)
+            else:
+                x = self._block(index, x, cos, sin, attend, lora)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -141,8 +157,12 @@ class Decoder:
 
     def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         angles = torch.outer(positions.to(torch.float32), self._inverse_frequencies)
-        angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
-        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        return angles.cos().to(self.dtype).unsqueeze(1), angles.sin().to(self.dtype).unsqueeze(1)
+
+    def _block(self, index: int, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, lora: LowRank | None) -> Tensor:
+        layer = self.layers[index]
+        x = x + self._attention(index, layer, x, cos, sin, attend, lora)
+        return x + self._feed_forward(index, layer, x, lora)
 
     def _attention(
         self, index: int, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, lora: LowRank | None
@@ -165,22 +185,9 @@ class Decoder:
         gate_up = layer.gate_up(x)
         if lora is not None:
             gate_up = lora.add(index, "gate_up", x, gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        inner = F.silu(gate) * up
+        inner = swiglu(gate_up)
         out = layer.down(inner)
         return out if lora is None else lora.add(index, "down", inner, out)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Over the last axis, computed in float32 at least (arXiv 1910.07467)."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions, Hugging Face's half-split layout (arXiv 2104.09864); x [T, heads, D], cos and sin [T, 1, D]."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def inverse_frequencies(config: DecoderConfig) -> Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch import Tensor
 from tunery.errors import InvalidRequest
 from tunery.models.decoder import GROUPS, DecoderConfig
 from tunery.models.folders import written
+from tunery.models.operations import add_low_rank
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -92,12 +92,9 @@ class Lora:
         return found
 
     def add(self, layer: int, group: str, x: Tensor, y: Tensor) -> Tensor:
-        low = F.linear(x, self.a[group][layer]) * self.scale
-        members = GROUPS[group]
-        if len(members) == 1:
-            return y + F.linear(low, self.b[members[0]][layer])
-        parts = zip(members, torch.split(low, self.rank, dim=-1), strict=True)
-        return y + torch.cat([F.linear(part, self.b[t][layer]) for t, part in parts], dim=-1)
+        """In place: y is the base's fresh output."""
+        b = [self.b[target][layer] for target in GROUPS[group]]
+        return add_low_rank(y, x, self.a[group][layer], b, self.scale)
 
 
 def peft_name(layer: int, target: str, side: str) -> str:

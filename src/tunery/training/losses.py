@@ -20,6 +20,10 @@ HEAD_ROWS = 256
 """Rows whose logits are in memory at once: 256 x 49,152 float32 are 50 MB."""
 
 
+RECOMPUTED_TOKENS = 1024
+"""Trees above this size keep only what enters each block: a single long example would need gigabytes otherwise."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
     """What a forward pass over a tree found."""
@@ -57,7 +61,7 @@ def evaluate_and_backpropagate(decoder: Decoder, tree: Tree, lora: LowRank, *, l
         rows = hidden[part.rows].detach().requires_grad_()
         logits = decoder.logits(rows)
         found.append(_score(logits.detach(), part))
-        (gradient[part.rows],) = torch.autograd.grad(logits, rows, _gradient(logits.detach(), part) / loss_tokens)
+        (gradient[part.rows],) = torch.autograd.grad(logits, rows, _gradient(logits.detach(), part, loss_tokens))
     torch.autograd.backward(hidden, gradient)
     return _outcome(found)
 
@@ -65,7 +69,8 @@ def evaluate_and_backpropagate(decoder: Decoder, tree: Tree, lora: LowRank, *, l
 def _loss_rows(decoder: Decoder, tree: Tree, lora: LowRank | None) -> Tensor:
     device = decoder.device
     token_ids, depths = torch.from_numpy(tree.token_ids).to(device), torch.from_numpy(tree.depths).to(device)
-    hidden = decoder.hidden(token_ids, depths, TreeAttention(tree, device), lora)
+    recompute = torch.is_grad_enabled() and len(tree) > RECOMPUTED_TOKENS
+    hidden = decoder.hidden(token_ids, depths, TreeAttention(tree, device), lora, recompute=recompute)
     return hidden[torch.from_numpy(np.unique(tree.edge_nodes)).to(device)]
 
 
@@ -89,9 +94,9 @@ def _score(logits: Tensor, part: _Part) -> tuple[float, Tensor]:
     return float((losses.double() * part.counts).sum()), logits.argmax(-1)[part.edge_rows] == part.targets
 
 
-def _gradient(logits: Tensor, part: _Part) -> Tensor:
-    """Of the summed loss by the logits: softmax once for each time a row is scored, less the targets."""
-    counts = part.counts.to(logits.dtype)
+def _gradient(logits: Tensor, part: _Part, loss_tokens: int) -> Tensor:
+    """Of summed loss / loss_tokens by the logits: softmax once for each time a row is scored, less the targets."""
+    counts = part.counts.to(logits.dtype) / loss_tokens
     times = torch.zeros(len(logits), dtype=logits.dtype, device=logits.device).index_add_(0, part.edge_rows, counts)
     gradient = torch.softmax(_at_least_float32(logits), dim=-1).mul_(times[:, None])
     gradient[part.edge_rows, part.targets] -= counts  # edges are distinct, so no two meet
