@@ -18,6 +18,7 @@ from typing import BinaryIO
 import msgspec
 import torch
 
+from tunery import parent
 from tunery.errors import TuneryError
 from tunery.messages import Failed, Report, TrainingOrder
 from tunery.training.loop import train
@@ -36,7 +37,8 @@ def main(arguments: list[str]) -> int:
     _die_with_parent()
     output = _only_reports_on_stdout()
     pausing = threading.Event()
-    threading.Thread(target=_listen, args=(pausing,), daemon=True).start()
+    # at once: the worker is gone, nobody may train on, and nothing half-written counts
+    parent.follow(lambda: os._exit(1), on_line=lambda line: pausing.set() if line.strip() == b"pause" else None)
     order = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=TrainingOrder)
     torch.set_num_threads(order.threads)
     encode = msgspec.json.Encoder().encode
@@ -79,14 +81,6 @@ def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def _listen(pausing: threading.Event) -> None:
-    with open(0, "rb", buffering=0) as stdin:  # unbuffered: a lock held here would break the interpreter's shutdown
-        for line in stdin:
-            if line.strip() == b"pause":
-                pausing.set()
-        os._exit(1)  # the worker is gone: nobody may train on, and nothing half-written counts
 
 
 def _only_reports_on_stdout() -> BinaryIO:
