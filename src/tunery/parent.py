@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable
 
 STDIN = 0
-WITHOUT_SPINNING = ("env", "OMP_WAIT_POLICY=passive")
-"""Put before the command of a child that computes: its idle threads sleep instead of keeping a core from the others.
+HARDLY_SPINNING = ("env", "GOMP_SPINCOUNT=3000")
+"""Put before the command of a child that computes: its idle threads spin for microseconds and then sleep.
 
-Trainer and engine share the cores; spinning, either made the other up to ten times slower (docs/log.md).
+Trainer and engine share the cores; spinning on, either makes the other many times slower (docs/log.md).
 """
 
 

@@ -74,7 +74,7 @@ class EnginePool:
     def _new_engine(self, base: BaseModel) -> "_Engine":
         number = len(self._engines)
         self._folder.mkdir(parents=True, exist_ok=True)
-        command = [*parent.WITHOUT_SPINNING, sys.executable, "-m", "tunery.serving"]
+        command = [*parent.HARDLY_SPINNING, sys.executable, "-m", "tunery.serving"]
         command += ["--base", msgspec.json.encode(base).decode()]
         command += ["--threads", str(self._threads), "--device", self._device]
         return _Engine(command, self._socket_folder() / f"{number}.sock", self._folder / f"engine-{number}.log")

@@ -23,7 +23,7 @@ class LocalTrainer:
     def start(self, order: TrainingOrder) -> "LocalRun":
         path = Path(order.directory) / "order.json"
         path.write_bytes(msgspec.json.encode(order))
-        command = [*parent.WITHOUT_SPINNING, sys.executable, "-m", "tunery.training", str(path)]
+        command = [*parent.HARDLY_SPINNING, sys.executable, "-m", "tunery.training", str(path)]
         return LocalRun(command, Path(order.directory) / "trainer.log")
 
 
