@@ -27,7 +27,7 @@ from tunery.errors import TuneryError
 BASE = "gpt-35-turbo-0613"
 TUNED_DEPLOYMENT, BASE_DEPLOYMENT = "demo-tuned", "demo-base"
 FILES = ("demo-training.jsonl", "demo-validation.jsonl")
-EPOCHS = 2
+EPOCHS = 1
 START_SECONDS = 120
 AT_ONCE = 8
 SHOWN = 6
@@ -40,7 +40,7 @@ class Journey:
         self._environment = environment
         self._output = output
         self._console = console
-        self._client = openai.AzureOpenAI(
+        self.client = openai.AzureOpenAI(
             azure_endpoint=environment["AZURE_OPENAI_ENDPOINT"],
             api_key=environment["AZURE_OPENAI_API_KEY"],
             api_version="2024-10-21",
@@ -51,31 +51,31 @@ class Journey:
         self._clean_up()
         self._say("1/5", f"Uploading {len(data.training)} training and {len(data.validation)} validation examples")
         training, validation = (
-            self._upload(name, jsonl(examples)) for name, examples in zip(FILES, data[:2], strict=True)
+            self.upload(name, jsonl(examples)) for name, examples in zip(FILES, data[:2], strict=True)
         )
         self._say(
             "2/5", f"Deploying the base ({BASE}) and asking it {len(data.held_out)} questions it will be tuned for"
         )
-        self._deploy(BASE_DEPLOYMENT, BASE, version="0613")
+        self.deploy(BASE_DEPLOYMENT, BASE, version="0613")
         before = self._ask_all(BASE_DEPLOYMENT, data.held_out)
-        self._say("3/5", f"Tuning: {EPOCHS} epochs of LoRA on every linear layer, on this machine's CPU")
+        self._say("3/5", f"Tuning: {EPOCHS} epoch of LoRA on every linear layer, on this machine's CPU")
         job = self._train(training, validation, len(data.training))
         self._say("4/5", f"Deploying {job.fine_tuned_model} and asking the same questions")
-        self._deploy(TUNED_DEPLOYMENT, str(job.fine_tuned_model), version="1")
+        self.deploy(TUNED_DEPLOYMENT, str(job.fine_tuned_model), version="1")
         after = self._ask_all(TUNED_DEPLOYMENT, data.held_out)
         self._say("5/5", "What the tuning changed, on examples that were held out")
         self._show(data.held_out, before, after)
         self._keep_results(job)
 
-    def _upload(self, name: str, content: bytes) -> str:
-        file = self._client.files.create(file=(name, content), purpose="fine-tune")
-        checked = self._client.files.wait_for_processing(file.id, poll_interval=0.3)
+    def upload(self, name: str, content: bytes) -> str:
+        file = self.client.files.create(file=(name, content), purpose="fine-tune")
+        checked = self.client.files.wait_for_processing(file.id, poll_interval=0.3)
         if checked.status != "processed":
             raise TuneryError(f"{name}: {checked.status_details}")
         return file.id
 
     def _train(self, training: str, validation: str, examples: int) -> Any:
-        job = self._client.fine_tuning.jobs.create(
+        job = self.client.fine_tuning.jobs.create(
             model=BASE,
             training_file=training,
             validation_file=validation,
@@ -93,7 +93,7 @@ class Journey:
             bar = progress.add_task("waiting", total=None, loss="")
             while job.status not in ("succeeded", "failed", "cancelled"):
                 time.sleep(1)
-                job = self._client.fine_tuning.jobs.retrieve(job.id)
+                job = self.client.fine_tuning.jobs.retrieve(job.id)
                 self._advance(progress, bar, job, examples)
         if job.status != "succeeded":
             raise TuneryError(f"The job ended as {job.status}: {job.error}")
@@ -104,13 +104,13 @@ class Journey:
         if not isinstance(batch, int) or batch < 1:
             return
         steps = -(-examples // batch) * job.hyperparameters.n_epochs
-        for event in self._client.fine_tuning.jobs.list_events(job.id, limit=5):
+        for event in self.client.fine_tuning.jobs.list_events(job.id, limit=5):
             if event.type == "metrics" and isinstance(event.data, dict):
                 loss = f"loss {event.data['train_loss']:.3f}"
                 progress.update(bar, total=steps, completed=event.data["step"], description=job.status, loss=loss)
                 return
 
-    def _deploy(self, name: str, model: str, *, version: str) -> None:
+    def deploy(self, name: str, model: str, *, version: str) -> None:
         body = {
             "sku": {"name": "standard", "capacity": 1},
             "properties": {"model": {"format": "OpenAI", "name": model, "version": version}},
@@ -147,7 +147,7 @@ class Journey:
 
     def _ask(self, deployment: str, example: Example) -> str:
         messages: Any = example.messages()
-        answer = self._client.chat.completions.create(model=deployment, messages=messages, temperature=0, max_tokens=24)
+        answer = self.client.chat.completions.create(model=deployment, messages=messages, temperature=0, max_tokens=24)
         return (answer.choices[0].message.content or "").strip()
 
     def _show(self, questions: list[Example], before: list[str], after: list[str]) -> None:
@@ -162,8 +162,8 @@ class Journey:
 
     def _keep_results(self, job: Any) -> None:
         self._output.mkdir(exist_ok=True)
-        results = self._output / self._client.files.retrieve(job.result_files[0]).filename
-        results.write_bytes(self._client.files.content(job.result_files[0]).read())
+        results = self._output / self.client.files.retrieve(job.result_files[0]).filename
+        results.write_bytes(self.client.files.content(job.result_files[0]).read())
         plot(results, self._output / "results.png")
         self._console.print(f"\nEvery step's numbers: {results}, as a picture: {self._output / 'results.png'}")
 
@@ -171,9 +171,9 @@ class Journey:
         """What an earlier demo left under the same names."""
         for name in (TUNED_DEPLOYMENT, BASE_DEPLOYMENT):
             self._arm("DELETE", name)
-        for file in self._client.files.list():
+        for file in self.client.files.list():
             if file.filename in FILES:
-                self._client.files.delete(file.id)
+                self.client.files.delete(file.id)
 
     def _say(self, number: str, text: str) -> None:
         self._console.print(f"\n[bold]{number}[/] {text}", highlight=False)
@@ -183,7 +183,7 @@ def run(home: Path, output: Path) -> None:
     """Start a service on free loopback ports, make the journey, stop the service; its home keeps all that was made."""
     console = Console()
     started = time.monotonic()
-    with _service(home, console) as environment:
+    with running_service(home, console) as environment:
         Journey(environment, output, console).run()
     console.print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. How to go on:", highlight=False)
     console.print(f"  tunery serve --home {home}            the same service again (or: make serve)", highlight=False)
@@ -192,7 +192,8 @@ def run(home: Path, output: Path) -> None:
 
 
 @contextlib.contextmanager
-def _service(home: Path, console: Console) -> Iterator[dict[str, str]]:
+def running_service(home: Path, console: Console) -> Iterator[dict[str, str]]:
+    """The variables of `tunery env` for a service on free loopback ports that lives as long as the block."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     port, tls_port = _free_port(), _free_port()
     command = [sys.executable, "-m", "tunery", "serve", "--home", str(home)]
