@@ -28,8 +28,8 @@ def test_each_span_of_a_batch_gets_its_own_adapter(decoder: Decoder, adapters: l
         outputs = sum(decoder.config.features(member)[1] for member in members)
         x, y = torch.randn(8, inputs), torch.randn(8, outputs)
         expected = y.clone()
-        expected[0:2] = loras[0].add(1, group, x[0:2], y[0:2])
-        expected[3:7] = loras[2].add(1, group, x[3:7], y[3:7])
+        expected[0:2] = loras[0].add(1, group, x[0:2], y[0:2].clone())
+        expected[3:7] = loras[2].add(1, group, x[3:7], y[3:7].clone())
         torch.testing.assert_close(batch.add(1, group, x, y.clone()), expected, atol=1e-5, rtol=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
@@ -120,7 +121,7 @@ class _Engine:
 
     @property
     def _alive(self) -> bool:
-        return self._process is not None and self._process.returncode is None and not self._client.broken
+        return self._process is not None and not _exited(self._process.pid) and not self._client.broken
 
     async def _restart(self) -> None:
         await self._end()
@@ -150,3 +151,11 @@ class _Engine:
             self._process.kill()
             await self._process.wait()
         self._process = None
+
+
+def _exited(pid: int) -> bool:
+    """Asked of the kernel: asyncio learns of a child's end, and of the socket's, only some time later."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
