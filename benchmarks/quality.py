@@ -19,7 +19,8 @@ from rich.console import Console
 from tunery.demo.journey import Journey, running_service
 
 AT_ONCE = 16
-LONGEST_ANSWER = 96
+CHARACTERS_A_TOKEN = 2
+"""Fewer than any answer has: an answer that needs more tokens than the longest wanted one is wrong anyway."""
 
 
 def main() -> None:
@@ -71,19 +72,24 @@ def measure(journey: Journey, options: argparse.Namespace) -> dict[str, Any]:
 
 def exact_match(client: openai.OpenAI, deployment: str, tests: list[dict[str, Any]]) -> dict[str, float]:
     began = time.monotonic()
+    most = max(len(wanted(test)) for test in tests) // CHARACTERS_A_TOKEN
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        right = sum(pool.map(lambda test: answered_right(client, deployment, test), tests))
+        right = sum(pool.map(lambda test: answered_right(client, deployment, test, most), tests))
     return {"exact_match": round(right / len(tests), 4), "seconds": round(time.monotonic() - began, 1)}
 
 
-def answered_right(client: openai.OpenAI, deployment: str, test: dict[str, Any]) -> bool:
-    common: dict[str, Any] = {"model": deployment, "temperature": 0, "max_tokens": LONGEST_ANSWER}
+def wanted(test: dict[str, Any]) -> str:
+    return str(test["completion"] if "prompt" in test else test["messages"][-1]["content"]).strip()
+
+
+def answered_right(client: openai.OpenAI, deployment: str, test: dict[str, Any], most: int) -> bool:
+    common: dict[str, Any] = {"model": deployment, "temperature": 0, "max_tokens": most}
     if "prompt" in test:
         answer = client.completions.create(prompt=test["prompt"], stop="\n", **common).choices[0].text
-        return bool(answer.strip() == str(test["completion"]).strip())
-    *history, last = test["messages"]
-    reply = client.chat.completions.create(messages=history, **common).choices[0].message.content or ""
-    return reply.strip() == str(last["content"]).strip()
+    else:
+        reply = client.chat.completions.create(messages=test["messages"][:-1], **common)
+        answer = reply.choices[0].message.content or ""
+    return bool(answer.strip() == wanted(test))
 
 
 if __name__ == "__main__":

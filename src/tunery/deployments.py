@@ -10,7 +10,15 @@ from sqlalchemy.engine import Connection
 
 from tunery.access import Access
 from tunery.catalog import Catalog, Target
-from tunery.errors import Conflict, DeploymentNotFound, EngineUnavailable, InvalidRequest, NotFound, QuotaExceeded
+from tunery.errors import (
+    Conflict,
+    DeploymentNotFound,
+    EngineUnavailable,
+    InvalidRequest,
+    NotFound,
+    QuotaExceeded,
+    TuneryError,
+)
 from tunery.messages import Adapter
 from tunery.records import Account, Deployment, DeploymentState
 from tunery.settings import Settings
@@ -198,7 +206,7 @@ class Deployments:
                     await mounter.start(base.model.name)
                 else:
                     await mounter.mount(base.model.name, self._catalog.adapter(deployment.adapter))
-            except (EngineUnavailable, InvalidRequest) as error:
+            except TuneryError as error:
                 await run_sync(self._settle, deployment, DeploymentState.FAILED, error.message)
             else:
                 await run_sync(self._settle, deployment, DeploymentState.SUCCEEDED, None)

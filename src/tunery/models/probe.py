@@ -16,7 +16,7 @@ from tunery.models.decoder import Decoder, LowRank, attend_causally
 FILE = "probe.json"
 TOP = 5
 QUESTION = "Say in one sentence what you can do for me."
-TOLERANCE = 0.02
+TOLERANCE = 1e-2
 """Nats: float32 sums in another order stay far below, a wrong template, scale or layer far above."""
 
 

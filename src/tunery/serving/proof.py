@@ -4,13 +4,11 @@ from torch import Tensor
 
 from tunery.errors import EngineUnavailable, InvalidRequest
 from tunery.models.decoder import Decoder
-from tunery.models.probe import Probe
+from tunery.models.probe import TOLERANCE, Probe
 from tunery.serving import runner
 from tunery.serving.adapters import ServedAdapter
 from tunery.serving.cache import BLOCK_SIZE, BlockTable, KVCache
 
-TOLERANCE = 1e-2
-"""Nats: room for another order of float32 sums, none for another template, scale or weight."""
 LONGEST = 4096
 """Tokens of a probe."""
 
