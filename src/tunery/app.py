@@ -80,7 +80,7 @@ def worker(settings: Settings) -> Worker:
 
 def web(rooms: Services, engines: EnginePool) -> FastAPI:
     """The API on one port or several; `lifespan` of the result runs reconciliation and housekeeping."""
-    app = FastAPI(title="Tunery", lifespan=_lifespan, docs_url="/docs", redoc_url=None, redirect_slashes=False)
+    app = FastAPI(title="Tunery", lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     for prefix in ("/openai/v1", "/openai"):
         for module in (files, jobs, models):
             app.include_router(module.router, prefix=prefix)

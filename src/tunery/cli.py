@@ -21,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="A fine-tunin
 models_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
 app.add_typer(models_app, name="models")
 
+Supervised = Annotated[bool, typer.Option(help="End when standard input closes.", hidden=True)]
 Home = Annotated[Path | None, typer.Option(help="Folder that holds everything the service keeps.")]
 
 
@@ -39,23 +40,26 @@ def serve_command(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the data plane, plain HTTP.")] = None,
     tls_port: Annotated[int | None, typer.Option(help="Port of data and control plane over TLS; 0: none.")] = None,
+    supervised: Supervised = False,
 ) -> None:
     """Run the service in the foreground: API, worker and engines."""
     chosen = settings.load(home=home, host=host, port=port, tls_port=tls_port)
     serve.refuse_open_host(chosen)
     _log()
     console = Console()
+    if not (chosen.models / BUNDLED / "config.json").exists():
+        console.print(f"[yellow]No base model in {chosen.models} yet. Fetch it with: tunery models fetch[/]")
     console.print(f"Tunery listens on [bold]{chosen.endpoint}[/], home {chosen.home}", highlight=False)
     if chosen.tls_port:
         console.print(f"and, with the control plane, on [bold]{chosen.tls_endpoint}[/]", highlight=False)
     console.print(f'In another shell: eval "$(tunery env --home {chosen.home})"', highlight=False)
-    asyncio.run(serve.serve(chosen))
+    asyncio.run(serve.serve(chosen, supervised=supervised))
 
 
 @app.command()
 def work(
     home: Home = None,
-    supervised: Annotated[bool, typer.Option(help="End when standard input closes.", hidden=True)] = False,
+    supervised: Supervised = False,
 ) -> None:
     """Run a worker alone: it trains queued jobs and checks uploaded files."""
     _log()

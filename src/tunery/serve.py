@@ -12,7 +12,7 @@ import msgspec
 import uvicorn
 from fastapi import FastAPI
 
-from tunery import app, certificates
+from tunery import app, certificates, parent
 from tunery.errors import InvalidRequest
 from tunery.serving.pool import EnginePool
 from tunery.settings import Settings
@@ -40,8 +40,8 @@ class Port(uvicorn.Server):
         yield
 
 
-async def serve(settings: Settings) -> None:
-    """Run until SIGINT or SIGTERM."""
+async def serve(settings: Settings, *, supervised: bool = False) -> None:
+    """Run until SIGINT or SIGTERM, or, if supervised, until the process that started us is gone."""
     rooms = app.services(settings)
     ca, certificate, key = certificates.ensure(settings.home / "tls")
     engines = EnginePool(
@@ -59,6 +59,8 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
+    if supervised:
+        parent.follow(lambda: loop.call_soon_threadsafe(stopping.set))
     async with application.router.lifespan_context(application):
         worker = asyncio.create_task(_keep_worker(settings, stopping))
         serving = [asyncio.create_task(port.serve()) for port in ports]

@@ -197,10 +197,10 @@ def running_service(home: Path, console: Console) -> Iterator[dict[str, str]]:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     port, tls_port = _free_port(), _free_port()
     command = [sys.executable, "-m", "tunery", "serve", "--home", str(home)]
-    command += ["--port", str(port), "--tls-port", str(tls_port)]
+    command += ["--port", str(port), "--tls-port", str(tls_port), "--supervised"]
     log = home / "serve.log"
     with log.open("ab") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream)  # noqa: S603 (our own module)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stream, stderr=stream)  # noqa: S603
     try:
         _wait_until_up(process, f"http://127.0.0.1:{port}/openai/models", log)
         console.print(f"The service runs on http://127.0.0.1:{port} (log: {log})", highlight=False)
