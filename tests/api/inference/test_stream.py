@@ -130,7 +130,8 @@ def test_a_client_that_leaves_cancels_the_request(service: Service) -> None:
     engine = service.plays(endless)
     body = {"messages": [{"role": "user", "content": "Hello?"}], "stream": True}
     with service.http.stream("POST", CLASSIC.format("talk", "chat/completions"), json=body) as response:
-        next(response.iter_raw())
+        arriving = response.iter_raw()  # kept: an iterator that is dropped closes the connection
+        next(arriving)
         assert not engine.cancelled.is_set()
     assert engine.cancelled.wait(10)
 
@@ -139,7 +140,8 @@ def test_a_reader_that_stops_reading_stops_the_answer(service: Service) -> None:
     engine = service.plays(endless)
     body = {"messages": [{"role": "user", "content": "Hello?"}], "stream": True}
     with service.http.stream("POST", CLASSIC.format("talk", "chat/completions"), json=body) as response:
-        next(response.iter_raw())
+        arriving = response.iter_raw()
+        next(arriving)
         given = -1
         # What the sockets take before they are full is the kernel's business; that it ends is ours.
         while given != engine.given:
