@@ -16,7 +16,7 @@ LAYERS = [
     {"app"},
     {"api", "worker"},
     {"run"},
-    {"deployments", "uploads"},
+    {"deployments", "uploads", "results"},
     {"jobs"},
     {"files", "queue"},
     {"catalog", "access"},

@@ -7,7 +7,7 @@ from tests.fake_training import metrics
 from tunery import examples
 from tunery.demo.data import HELD_OUT, TRAINING, VALIDATION, generate, jsonl
 from tunery.demo.plot import plot
-from tunery.jobs import results_csv
+from tunery.results import results_csv
 
 
 def test_nothing_that_is_asked_was_trained_on() -> None:

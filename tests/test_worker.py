@@ -17,9 +17,10 @@ from tests.test_queue import add_account
 from tunery.catalog import Catalog
 from tunery.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, StorageFull, WrongState
 from tunery.files import Files
-from tunery.jobs import RESULT_COLUMNS, Jobs, NewJob
+from tunery.jobs import Jobs, NewJob
 from tunery.messages import Failed, TrainingOrder
 from tunery.records import FileStatus, Job, JobStatus
+from tunery.results import RESULT_COLUMNS
 from tunery.run import Bench
 from tunery.settings import Settings
 from tunery.store import Store
@@ -100,7 +101,7 @@ def test_the_results_file_has_the_guide_s_columns_first_and_in_order(shop: Shop)
 
 
 def test_the_results_file_grows_while_the_job_runs(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunery.run.RESULTS_SECONDS", 0.0)
+    monkeypatch.setattr("tunery.results.REFRESH_SECONDS", 0.0)
     monkeypatch.setattr("tunery.run.FLUSH_SECONDS", 0.0)
     job = shop.job()
     seen = []

@@ -1,9 +1,6 @@
 """Fine-tuning jobs as users see them: create, look at, cancel, pause, resume, delete. Writes rows, never trains."""
 
-import csv
 import hashlib
-import io
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -15,7 +12,6 @@ from tunery.catalog import Catalog, Target
 from tunery.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, WrongState
 from tunery.estimate import finish_time
 from tunery.files import TRAINING, Files
-from tunery.messages import StepMetrics
 from tunery.records import (
     TERMINAL,
     WAITING,
@@ -31,20 +27,6 @@ from tunery.records import (
 from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.database import RecordT, checkpoints, deployments, events, jobs, many, metrics, models, one, record
-
-RESULT_COLUMNS = (
-    "step",
-    "train_loss",
-    "training_accuracy",
-    "train_mean_token_accuracy",
-    "valid_loss",
-    "valid_accuracy",
-    "validation_mean_token_accuracy",
-    "valid_mean_token_accuracy",
-    "full_valid_loss",
-    "full_valid_mean_token_accuracy",
-)
-"""The guide's seven columns in its order, then the names that the service's own clients read (contract.md 2.7)."""
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,10 +164,6 @@ class Jobs:
                 connection.execute(sa.delete(table).where(table.c.job_id == job_id))
             connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
 
-    def metrics(self, job_id: str) -> list[StepMetrics]:
-        with self._store.database.read() as connection:
-            return step_metrics(connection, job_id)
-
     def _check_files(self, account_id: int, wanted: NewJob, target: Target) -> File:
         """The training file. Raises InvalidRequest where it or the validation file can't be used."""
         if wanted.validation_file is not None:
@@ -303,23 +281,6 @@ def add_event(
             data=data,
         )
     )
-
-
-def step_metrics(connection: Connection, job_id: str) -> list[StepMetrics]:
-    query = sa.select(metrics.c["values"]).where(metrics.c.job_id == job_id).order_by(metrics.c.step)
-    return [msgspec.convert(values, StepMetrics) for values in connection.execute(query).scalars()]
-
-
-def results_csv(rows: Iterable[StepMetrics]) -> bytes:
-    """The results file: a header and one row per training step; what wasn't measured at a step stays empty."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(RESULT_COLUMNS)
-    for row in rows:
-        cells = msgspec.structs.asdict(row)
-        cells["validation_mean_token_accuracy"] = row.valid_mean_token_accuracy
-        writer.writerow("" if cells[name] is None else repr(cells[name]) for name in RESULT_COLUMNS)
-    return text.getvalue().encode()
 
 
 def _job(connection: Connection, account_id: int, job_id: str) -> Job:

@@ -1,6 +1,5 @@
 """One claim of one job: its files, its order, its trainer's reports, its settled row. Knows no HTTP and no torch."""
 
-import secrets
 import shutil
 import threading
 import time
@@ -16,8 +15,8 @@ from sqlalchemy.engine import Connection
 from tunery import queue, recipe
 from tunery.catalog import Catalog, Target
 from tunery.errors import InvalidRequest, NotFound, TuneryError
-from tunery.files import RESULTS, Files
-from tunery.jobs import add_event, refuse_unfit, results_csv, step_metrics
+from tunery.files import Files
+from tunery.jobs import add_event, refuse_unfit
 from tunery.messages import (
     Checkpointed,
     Failed,
@@ -33,14 +32,14 @@ from tunery.messages import (
 )
 from tunery.queue import Lease
 from tunery.records import File, FileStatus, Job, JobStatus, new_id
+from tunery.results import ResultsFile, metrics_on_the_wire
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import checkpoints, files, jobs, metrics, models
+from tunery.store.database import checkpoints, jobs, metrics, models
 
 WAIT_SECONDS = 0.3
 FLUSH_SECONDS = 1.0
 """Steps are written to the database, and the lease is renewed, at most this often."""
-RESULTS_SECONDS = 5.0
 REPORTED_STEPS = 10
 """An event for step 1 and each tenth, as Azure does."""
 MOST_RESTARTS = 3
@@ -101,14 +100,15 @@ class JobRun:
         self._folder = folder
         self._unwritten: list[Stepped] = []
         self._flushed = 0.0
-        self._results_written = 0.0
+        self._results = ResultsFile(bench.store, lease)
         self._pause_sent = False
 
     def train(self) -> None:
         """Raises LeaseLost, Stopping, or a TuneryError that becomes the job's error."""
         self._tell("started", "Job started.")
         training, validation, target = self._inputs()
-        result_file = self._ensure_result_file()
+        result_file = self._job.result_file or self._results.create(self._job.account_id)
+        self._job = msgspec.structs.replace(self._job, result_file=result_file)
         order = self._order(training, validation, target)
         self._tell("training", "Training started.")
         self._tell("results", f"Created results file: {result_file}")
@@ -200,27 +200,6 @@ class JobRun:
             if self._bench.stopping.wait(WAIT_SECONDS):
                 raise Stopping
 
-    def _ensure_result_file(self) -> str:
-        if self._job.result_file is not None:
-            return self._job.result_file
-        file_id = new_id("file-")
-        blob = self._write_results(file_id, [])
-        with queue.holding(self._store, self._lease) as (connection, _status):
-            connection.execute(
-                sa.insert(files).values(
-                    id=file_id,
-                    account_id=self._job.account_id,
-                    purpose=RESULTS,
-                    filename="results.csv",
-                    bytes=self._store.blobs.size(blob),
-                    blob=blob,
-                    created_at=self._store.now(),
-                    status=FileStatus.PROCESSED,
-                )
-            )
-            self._update(connection, result_file=file_id)
-        return file_id
-
     def _order(self, training: File, validation: File | None, target: Target) -> TrainingOrder:
         base = target.base.model
         requested = msgspec.convert(self._job.requested, recipe.Requested)
@@ -283,7 +262,7 @@ class JobRun:
                 trained_tokens=last.trained_tokens,
                 estimated_finish=None if left is None else self._store.now() + round(left),
             )
-        self._refresh_results()
+        self._results.refresh(self._result_file)
 
     def _write_metrics(self, connection: Connection, rows: list[StepMetrics]) -> None:
         # Steps repeated after a crash replace themselves: the same numbers again.
@@ -298,30 +277,6 @@ class JobRun:
         data = {"step": row.step, **metrics_on_the_wire(row)}
         message = f"Step {row.step}: training loss={row.train_loss:.4f}"
         add_event(connection, self._store, self._job.id, key=f"step:{row.step}", message=message, data=data)
-
-    def _refresh_results(self, *, force: bool = False) -> None:
-        if not force and time.monotonic() - self._results_written < RESULTS_SECONDS:
-            return
-        self._results_written = time.monotonic()
-        file_id = self._job.result_file
-        assert file_id is not None
-        with self._store.database.read() as connection:
-            rows = step_metrics(connection, self._job.id)
-            old = connection.execute(sa.select(files.c.blob).where(files.c.id == file_id)).scalar()
-        blob = self._write_results(file_id, rows)
-        with queue.holding(self._store, self._lease) as (connection, _status):
-            size = self._store.blobs.size(blob)
-            connection.execute(sa.update(files).where(files.c.id == file_id).values(blob=blob, bytes=size))
-        if old is not None and old != blob:
-            self._store.blobs.delete(old)
-
-    def _write_results(self, file_id: str, rows: list[StepMetrics]) -> str:
-        """A blob of its own for each state of the file: a worker that lost its lease can't overwrite a newer one."""
-        last = rows[-1].step if rows else 0
-        key = f"files/{file_id}/{self._lease.token}-{last}-{secrets.token_hex(4)}"
-        with self._store.blobs.write(key) as stream:
-            stream.write(results_csv(rows))
-        return key
 
     def _saved(self, report: Saved) -> None:
         self._write_steps()
@@ -371,7 +326,7 @@ class JobRun:
 
     def _finished(self, report: Finished) -> None:
         self._write_steps()
-        self._refresh_results(force=True)
+        self._results.refresh(self._result_file, force=True)
         job, now = self._job, self._store.now()
         with queue.holding(self._store, self._lease) as (connection, _status):
             adapter = connection.execute(
@@ -408,13 +363,18 @@ class JobRun:
 
     def _paused(self, report: Paused) -> None:
         self._write_steps()
-        self._refresh_results(force=True)
+        self._results.refresh(self._result_file, force=True)
         with queue.holding(self._store, self._lease) as (connection, _status):
             message = f"Job paused after step {report.step}. Its checkpoint can be deployed."
             add_event(connection, self._store, self._job.id, key=f"paused:{report.step}", message=message)
             queue.settle(connection, self._lease, JobStatus.PAUSED, estimated_finish=None)
 
     # --- rows ---
+
+    @property
+    def _result_file(self) -> str:
+        assert self._job.result_file is not None
+        return self._job.result_file
 
     def _tell(self, key: str, message: str, *, level: str = "info") -> None:
         with queue.holding(self._store, self._lease) as (connection, _status):
@@ -432,16 +392,3 @@ def fail(connection: Connection, store: Store, lease: Lease, *, code: str, messa
     queue.settle(
         connection, lease, JobStatus.FAILED, error=error, finished_at=store.now(), estimated_finish=None, state_dir=None
     )
-
-
-def metrics_on_the_wire(row: StepMetrics) -> dict[str, float]:
-    """The seven keys of events and checkpoints (contract.md 1.4) that were measured."""
-    names = (
-        "train_loss",
-        "train_mean_token_accuracy",
-        "valid_loss",
-        "valid_mean_token_accuracy",
-        "full_valid_loss",
-        "full_valid_mean_token_accuracy",
-    )
-    return {name: value for name in names if (value := getattr(row, name)) is not None}
