@@ -10,6 +10,7 @@ import torch
 from tests.models.tiny import write_base
 from tunery.errors import InvalidRequest
 from tunery.models.loader import load
+from tunery.models.tokenizer import Tokenizer
 
 
 def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -75,3 +76,9 @@ def test_device_and_dtype_are_the_callers(tmp_path: Path) -> None:
     write_base(tmp_path)
     decoder = load(tmp_path, "cpu", torch.float64)
     assert (decoder.device, decoder.dtype) == (torch.device("cpu"), torch.float64)
+
+
+def test_a_base_that_is_not_there_at_all_says_how_to_get_it(tmp_path: Path) -> None:
+    for find in (load, Tokenizer.load):
+        with pytest.raises(InvalidRequest, match="tunery models fetch"):
+            find(tmp_path / "smollm2")

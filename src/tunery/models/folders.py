@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
+from tunery.errors import InvalidRequest
+
 
 @contextmanager
 def written(directory: Path) -> Iterator[Path]:
@@ -27,6 +29,14 @@ def written(directory: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _fsync(directory.parent)
+
+
+def require(directory: Path) -> None:
+    """Raises InvalidRequest that says how to get a base model which isn't there at all."""
+    if not directory.is_dir():
+        raise InvalidRequest(
+            f"The base model {directory.name} isn't on this machine. Fetch it with: tunery models fetch"
+        )
 
 
 def _replace(new: Path, directory: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tunery.errors import InvalidRequest
 from tunery.models.decoder import GROUPS, Decoder, DecoderConfig, DenseLinear, Layer, Linear, RopeScaling
+from tunery.models.folders import require
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 """Values of config.json's model_type whose models are this decoder, biases and head norms found by their weights."""
@@ -41,6 +42,7 @@ def load(
     Tested on the CPU only; nothing here is specific to it.
     """
     folder = Path(directory)
+    require(folder)
     config, tied = read_config(folder)
     weights = _Weights(folder, torch.device(device), dtype)
     embedding = weights["model.embed_tokens.weight"]

@@ -17,6 +17,7 @@ import tokenizers
 from tunery.errors import InvalidRequest
 from tunery.messages import ToolCall
 from tunery.models import conversation
+from tunery.models.folders import require
 from tunery.models.templates import ChatTemplate
 
 _TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>")
@@ -52,6 +53,7 @@ class Tokenizer:
         Raises InvalidRequest, naming the file, for what is missing or unsupported.
         """
         folder = Path(directory)
+        require(folder)
         raw = _raw(folder)
         config = _json(folder / "tokenizer_config.json")
         special = {key: _content(config[key]) for key in ("bos_token", "eos_token", "pad_token") if config.get(key)}

@@ -137,7 +137,8 @@ class _Engine:
             line = await asyncio.wait_for(self._process.stdout.readline(), START_SECONDS)
         if line != b"ready\n":
             await self._end()
-            raise EngineUnavailable(f"The model's engine didn't start; {self._log.name} says why.")
+            last = self._log.read_text("utf-8", "replace").strip().rsplit("\n", 1)[-1]
+            raise EngineUnavailable(f"The model's engine didn't start; {self._log.name} says why: {last[-300:]}")
 
     async def _end(self) -> None:
         await self._client.close()
