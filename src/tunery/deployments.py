@@ -36,6 +36,7 @@ SKUS = (
     "DeveloperTier",
     "Developer",
 )
+LARGEST_CAPACITY = 1_000_000
 USE_SECONDS = 60
 """The time of last use is written at most this often: a minute is exact enough for a rule of 15 days."""
 
@@ -322,8 +323,8 @@ def checked_sku(name: str, capacity: int) -> str:
             break
     else:
         raise InvalidRequest(f"The sku {name!r} is unknown. Use one of {', '.join(SKUS)}.", param="sku.name")
-    if capacity < 1:
-        raise InvalidRequest(f"sku.capacity is {capacity}; it has to be 1 or more.", param="sku.capacity")
+    if not 1 <= capacity <= LARGEST_CAPACITY:
+        raise InvalidRequest(f"sku.capacity may be 1 to {LARGEST_CAPACITY}.", param="sku.capacity")
     return sku
 
 

@@ -180,6 +180,8 @@ def test_a_key_of_the_data_plane_opens_no_arm_route(service: LiveService) -> Non
         ({"sku": {"name": "Gold", "capacity": 1}}, "BadRequest"),
         ({"sku": {"name": "Standard", "capacity": "0"}}, "BadRequest"),
         ({"sku": {"name": "Standard", "capacity": "lots"}}, "BadRequest"),
+        ({"sku": {"name": "Standard", "capacity": 10**18 * 1000}}, "BadRequest"),
+        ({"sku": {"name": "Standard", "capacity": "9" * 40}}, "BadRequest"),
     ],
 )
 def test_a_put_that_can_t_be_says_why(service: LiveService, change: dict, code: str) -> None:
