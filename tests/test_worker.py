@@ -403,3 +403,15 @@ def test_the_estimate_learns_from_finished_jobs(shop: Shop, clock: FakeClock) ->
     learned = shop.job(training_file=file, hyperparameters={"n_epochs": 2}).estimated_finish or 0
     assert 120 <= learned - before <= 140
     assert guess - before != learned - before
+
+
+def test_a_paused_job_s_work_folder_stays_until_it_is_cancelled(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunery.run.FLUSH_SECONDS", 0.0)
+    job = shop.job()
+    shop.run(FakeTrainer(between=lambda _order, step: shop.jobs.pause(1, job.id) and None if step == 7 else None))
+    folder = shop.settings.home / "work" / job.id
+    shop.worker().sweep()
+    assert folder.exists()
+    shop.jobs.cancel(1, job.id)
+    shop.worker().sweep()
+    assert not folder.exists()

@@ -6,7 +6,6 @@ TuneryError                   500 internalFailure
 │   ├── ContextOverflow       400 context_length_exceeded
 │   └── QuotaExceeded         400 quotaExceeded
 ├── Unauthorized              401 unauthorized
-├── Forbidden                 403 forbidden
 ├── NotFound                  404 notFound
 │   └── DeploymentNotFound    404 DeploymentNotFound
 ├── MethodNotAllowed          405 405
@@ -73,13 +72,6 @@ class Unauthorized(TuneryError):
 
     status = 401
     code = "unauthorized"
-
-
-class Forbidden(TuneryError):
-    """The caller has no right to do this here."""
-
-    status = 403
-    code = "forbidden"
 
 
 class NotFound(TuneryError):

@@ -37,6 +37,7 @@ class Worker:
 
     def run(self) -> None:
         """Work until `stop`."""
+        self.sweep()
         checker = threading.Thread(target=self._check_files, name="checker")
         checker.start()
         while not self._stopping.is_set():
@@ -102,6 +103,11 @@ class Worker:
                 fail(connection, self._store, lease, code=code, message=message, param=param)
         except LeaseLost:
             return
+
+    def sweep(self) -> None:
+        """Remove the work folders of jobs that ended while no worker held them: cancelled ones that were paused."""
+        for folder in (self._settings.home / "work").glob("*"):
+            self._sweep(folder.name, folder)
 
     def _sweep(self, job_id: str, folder: Path) -> None:
         """Remove the work folder of a job that will not go on."""

@@ -196,7 +196,7 @@ def _classic_error(error: TuneryError) -> dict[str, Any]:
     return {"error": body}
 
 
-ARM_CODES = {"unauthorized": "AuthenticationFailed", "forbidden": "AuthorizationFailed", "notFound": "ResourceNotFound"}
+ARM_CODES = {"unauthorized": "AuthenticationFailed", "notFound": "ResourceNotFound"}
 ARM_CODES |= {"invalidPayload": "BadRequest", "conflict": "Conflict", "quotaExceeded": "InsufficientQuota"}
 
 
