@@ -157,6 +157,11 @@ class _Engine:
 def _exited(pid: int) -> bool:
     """Asked of the kernel: asyncio learns of a child's end, and of the socket's, only some time later."""
     try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return True
     except ChildProcessError:
         return True
+    # A killed process whose other threads still end can't be waited for yet (proc(5): Z).
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[-1][0] in "ZX"
+    return False
