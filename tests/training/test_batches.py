@@ -14,7 +14,8 @@ from tunery.models.decoder import attend_causally
 from tunery.models.loader import load
 from tunery.models.lora import Lora
 from tunery.training import attention, losses
-from tunery.training.batches import Example, epoch_order, micro_batches, tree_of
+from tunery.training import batches as batches_module
+from tunery.training.batches import Example, epoch_batches, micro_batches, tree_of
 from tunery.training.losses import evaluate, evaluate_and_backpropagate
 
 tokens = st.integers(0, 2)
@@ -181,8 +182,58 @@ def test_evaluation_finds_the_loss_that_training_finds(tiny: Path) -> None:
     assert evaluated.right.tolist() == trained_one.right.tolist()
 
 
-def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
-    assert epoch_order(10, seed=7, epoch=0) == [3, 9, 1, 8, 2, 7, 4, 5, 6, 0]
-    assert epoch_order(10, seed=7, epoch=1) != epoch_order(10, seed=7, epoch=0)
-    assert epoch_order(10, seed=8, epoch=0) != epoch_order(10, seed=7, epoch=0)
-    assert sorted(epoch_order(1000, seed=1, epoch=3)) == list(range(1000))
+def worded(*texts: str) -> list[Example]:
+    """Examples with a token a letter; loss on the last."""
+    found = []
+    for line, text in enumerate(texts):
+        ids = np.array([ord(letter) for letter in text])
+        found.append(Example(line, ids, np.arange(len(ids)) == len(ids) - 1))
+    return found
+
+
+def nodes(found: list[Example], batches: list[list[int]]) -> int:
+    return sum(len(tree_of([found[i] for i in batch])) for batch in batches)
+
+
+def test_the_batches_of_an_epoch_depend_on_seed_and_epoch_alone() -> None:
+    ten = worded(*(f"{i} and so on" for i in range(10)))
+    assert epoch_batches(ten, 4, seed=7, epoch=0) == [[2, 7, 4, 5], [3, 9, 1, 8], [6, 0]]
+    assert epoch_batches(ten, 4, seed=7, epoch=1) != epoch_batches(ten, 4, seed=7, epoch=0)
+    assert epoch_batches(ten, 4, seed=8, epoch=0) != epoch_batches(ten, 4, seed=7, epoch=0)
+
+
+@many
+@given(st.lists(examples(), min_size=1, max_size=8), st.integers(1, 5), st.integers(0, 3))
+def test_each_example_comes_once_an_epoch_and_only_the_last_batch_is_smaller(
+    files: list[list[Example]], batch_size: int, epoch: int
+) -> None:
+    found = [example for file in files for example in file]
+    batches = epoch_batches(found, batch_size, seed=1, epoch=epoch)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(found)))
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert 1 <= len(batches[-1]) <= batch_size
+
+
+def test_examples_with_the_same_beginning_among_several_come_together() -> None:
+    stems = [f"{name} is the name of the one who answers here, in short sentences. " for name in ("Ada", "Bob", "Cyd")]
+    found = worded(*(f"{stems[i % 3]}{chr(300 + i)} and {i}" for i in range(96)))
+    batches = epoch_batches(found, 8, seed=3, epoch=0)
+    assert all(len({i % 3 for i in batch}) == 1 for batch in batches)
+    assert nodes(found, batches) < 0.5 * nodes(found, [list(range(k, k + 8)) for k in range(0, 96, 8)])
+    assert [i % 3 for i, *_ in batches] != sorted(i % 3 for i, *_ in batches), "batches come in random order"
+
+
+def test_one_beginning_that_all_share_leaves_the_order_to_the_seed() -> None:
+    found = worded(*(f"The same long instruction stands on every line. {chr(300 + i)}{i}" for i in range(40)))
+    told_apart = worded(*(f"{chr(300 + i)}{i}" for i in range(40)))
+    assert epoch_batches(found, 4, seed=5, epoch=2) == epoch_batches(told_apart, 4, seed=5, epoch=2)
+
+
+def test_a_window_bounds_how_far_examples_are_fetched_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "WINDOW", 2)
+    found = worded(*(f"{['left', 'right'][i % 2]} {chr(300 + i)}" for i in range(64)))
+    order = [i for batch in epoch_batches(found, 4, seed=1, epoch=0) for i in batch]
+    monkeypatch.setattr(batches_module, "ALIKE", 2.0)
+    plain = [i for batch in epoch_batches(found, 4, seed=1, epoch=0) for i in batch]
+    for start in range(0, 64, 8):
+        assert sorted(order[start : start + 8]) == sorted(plain[start : start + 8])

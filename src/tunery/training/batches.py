@@ -7,12 +7,18 @@ order, so that every subtree is one stretch. Knows no model and no files.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+
+WINDOW = 64
+"""Batches among whose examples alike ones are looked for: enough to find them, few enough to mix anew each epoch."""
+ALIKE = 0.5
+"""Part of the shorter example, less what the whole window shares, that two alike examples share."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,11 +127,45 @@ def micro_batches(examples: Sequence[Example], most_tokens: int) -> Iterator[lis
         yield part
 
 
-def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
-    """The order of a file's examples in one epoch: the same in every process and on every machine."""
-    order = list(range(count))
-    Random(f"{seed}:{epoch}").shuffle(order)  # noqa: S311 (no secret)
-    return order
+def epoch_batches(examples: Sequence[Example], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Indices of the examples of each step of one epoch: the same in every process and on every machine.
+
+    Each example comes once and only the last batch may be smaller. The order is the seed's, except that within a
+    window of WINDOW batches examples that begin alike (a system prompt of several in the file, a history under several
+    answers) come into the same batch, where the tree computes what they share once. A beginning that all have in
+    common, or that is shorter than half of an example, groups nothing: such files are shuffled plainly.
+    """
+    random = Random(f"{seed}:{epoch}")  # noqa: S311 (no secret)
+    order = list(range(len(examples)))
+    random.shuffle(order)
+    found = []
+    for start in range(0, len(order), WINDOW * batch_size):
+        window = _grouped(examples, order[start : start + WINDOW * batch_size], batch_size)
+        batches = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+        rest = [batches.pop()] if len(batches[-1]) < batch_size else []
+        random.shuffle(batches)
+        found += batches + rest
+    return found
+
+
+def _grouped(examples: Sequence[Example], window: Sequence[int], batch_size: int) -> list[int]:
+    """Groups of alike examples one after the other, larger ones first so that few are cut by a batch's border."""
+    groups = sorted(_groups([examples[i].inputs for i in window], batch_size), key=lambda g: (-len(g), min(g)))
+    return [window[place] for group in groups for place in group]
+
+
+def _groups(inputs: Sequence[Ints], most: int) -> Iterator[list[int]]:
+    order = _sorted(inputs)
+    common = _shared(inputs[order[0]], inputs[order[-1]])
+    group = [order[0]]
+    for previous, index in pairwise(order):
+        shared = _shared(inputs[previous], inputs[index])
+        shorter = min(len(inputs[previous]), len(inputs[index]))
+        if len(group) == most or shared - common < ALIKE * (shorter - common) or shared == common:
+            yield group
+            group = []
+        group.append(index)
+    yield group
 
 
 def _sorted(inputs: Sequence[Ints]) -> list[int]:

@@ -34,7 +34,7 @@ from tunery.models.loader import load
 from tunery.models.lora import Lora, digest
 from tunery.models.tokenizer import Tokenizer
 from tunery.training import data
-from tunery.training.batches import Example, epoch_order, micro_batches, tree_of
+from tunery.training.batches import Example, epoch_batches, micro_batches, tree_of
 from tunery.training.losses import evaluate, evaluate_and_backpropagate
 from tunery.training.metrics import Tally
 from tunery.training.optimizer import AdapterOptimizer, learning_rate
@@ -78,7 +78,7 @@ class _Run:
             self._optimizer.restore(tensors, steps=self._state.step)
         self._pace = Pace()
         self._epoch: int | None = None
-        self._epoch_order: list[int] = []
+        self._batches: list[list[int]] = []
 
     def _start_adapter(self) -> Lora:
         base = self._order.base
@@ -130,10 +130,9 @@ class _Run:
     def _batch(self, step: int) -> list[Example]:
         epoch, place = divmod(step - 1, self._steps_per_epoch)
         if self._epoch != epoch:
-            self._epoch = epoch
-            self._epoch_order = epoch_order(len(self._training), seed=self._order.seed, epoch=epoch)
-        size = self._order.batch_size
-        return [self._training[i] for i in self._epoch_order[place * size : (place + 1) * size]]
+            self._epoch, size = epoch, self._order.batch_size
+            self._batches = epoch_batches(self._training, size, seed=self._order.seed, epoch=epoch)
+        return [self._training[i] for i in self._batches[place]]
 
     def _validation_batch(self, step: int) -> list[Example]:
         """The file in turns, a few examples a step."""
