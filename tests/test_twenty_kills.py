@@ -1,4 +1,4 @@
-"""One job, a real trainer on a tiny base, twenty times SIGKILL at a random instant: the bytes are those of a quiet run."""
+"""One job, a real trainer, twenty times SIGKILL at a random instant: the bytes are those of an undisturbed run."""
 
 import os
 import threading
