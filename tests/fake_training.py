@@ -4,7 +4,21 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tunery.messages import Checkpointed, Finished, Paused, Prepared, Report, Saved, StepMetrics, Stepped, TrainingOrder
+from tunery.messages import (
+    Checkpointed,
+    Failed,
+    Finished,
+    Paused,
+    Plan,
+    Planned,
+    PlanOrder,
+    Prepared,
+    Report,
+    Saved,
+    StepMetrics,
+    Stepped,
+    TrainingOrder,
+)
 
 
 class FakeClock:
@@ -26,8 +40,16 @@ class FakeTrainer:
     `between` is called before each step with (order, step) and may raise `Died` to end the run without a last word.
     """
 
-    def __init__(self, *, steps: int = 12, between: Callable[[TrainingOrder, int], None] | None = None) -> None:
-        self.steps = steps
+    def __init__(
+        self,
+        *,
+        steps: int = 12,
+        between: Callable[[TrainingOrder, int], None] | None = None,
+        seconds: float = 120.0,
+        valid_losses: dict[int, float] | None = None,
+    ) -> None:
+        """`seconds`: what the run says it took; `valid_losses`: by step, a checkpoint with each."""
+        self.steps, self.seconds, self.valid_losses = steps, seconds, valid_losses or {}
         self.orders: list[TrainingOrder] = []
         self.between = between or (lambda _order, _step: None)
 
@@ -56,23 +78,28 @@ class FakeRun:
             steps_per_epoch=steps,
             total_steps=steps,
             tokens_per_epoch=steps * 10,
+            plan=plan_of(steps),
+            steps_done=first,
         )
         for step in range(first + 1, steps + 1):
             try:
                 self._trainer.between(self._order, step)
             except Died:
                 return
-            yield Stepped(metrics=metrics(step), trained_tokens=step * 10, seconds_left=float(steps - step))
+            loss = self._trainer.valid_losses.get(step)
+            yield Stepped(metrics=metrics(step, loss), trained_tokens=step * 10, seconds_left=float(steps - step))
             yield None  # time passes: run.py flushes and renews its lease
             if self._pause:
                 yield from self._checkpoint(step, final=False)
                 yield self._save(step)
                 yield Paused(step=step)
                 return
+            if loss is not None and step < steps:
+                yield from self._checkpoint(step, final=False)
             if step % 5 == 0:
                 yield self._save(step)
         yield from self._checkpoint(steps, final=True)
-        yield Finished(trained_tokens=steps * 10)
+        yield Finished(trained_tokens=steps * 10, seconds=self._trainer.seconds)
 
     def pause(self) -> None:
         self._pause = True
@@ -92,11 +119,42 @@ class FakeRun:
         content = f"{self._order.seed}:{step}".encode()
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             (folder / name).write_bytes(content)
+        measured = metrics(step, self._trainer.valid_losses.get(step))
         digest = hashlib.sha256(content).hexdigest()
-        yield Checkpointed(step=step, directory=str(folder), digest=digest, metrics=metrics(step), final=final)
+        yield Checkpointed(step=step, directory=str(folder), digest=digest, metrics=measured, final=final)
 
 
-def metrics(step: int) -> StepMetrics:
+def metrics(step: int, full_valid_loss: float | None = None) -> StepMetrics:
     return StepMetrics(
-        step=step, train_loss=4.0 / step, training_accuracy=0.5, train_mean_token_accuracy=0.75, valid_loss=None
+        step=step,
+        train_loss=4.0 / step,
+        training_accuracy=0.5,
+        train_mean_token_accuracy=0.75,
+        full_valid_loss=full_valid_loss,
     )
+
+
+def plan_of(steps: int) -> Plan:
+    return Plan(
+        steps=steps,
+        trained_tokens=steps * 10,
+        total_tokens=steps * 50,
+        computed_tokens=steps * 30,
+        flops=steps * 1e9,
+        memory_bytes=2 * 1024**3,
+        memory_available_bytes=8 * 1024**3,
+        micro_batch_tokens=1024,
+        counted_steps=steps,
+    )
+
+
+class FakePlanner:
+    """Answers every question with the plan of 12 steps, or with what it was told to."""
+
+    def __init__(self, answer: Planned | Failed | None = None) -> None:
+        self.answer = answer or Planned(plan=plan_of(12), gemm_flops=1e9)
+        self.questions: list[PlanOrder] = []
+
+    def plan(self, question: PlanOrder, *, seconds: float) -> Planned | Failed | None:
+        self.questions.append(question)
+        return self.answer

@@ -11,9 +11,10 @@ from typing import BinaryIO
 import msgspec
 import pytest
 
-from tests.fake_training import Died, FakeClock, FakeTrainer
+from tests.fake_training import Died, FakeTrainer
 from tests.test_files import jsonl, keep
 from tests.test_queue import add_account
+from tunery import rates
 from tunery.catalog import Catalog
 from tunery.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, StorageFull, WrongState
 from tunery.files import Files
@@ -395,13 +396,13 @@ def test_a_pending_job_says_when_it_should_be_done_and_the_one_behind_it_says_la
     assert shop.store.now() < first.estimated_finish < second.estimated_finish
 
 
-def test_the_estimate_learns_from_finished_jobs(shop: Shop, clock: FakeClock) -> None:
+def test_the_estimate_learns_from_finished_jobs(shop: Shop) -> None:
     file = shop.file(jsonl(500))
     guess = shop.job(training_file=file, hyperparameters={"n_epochs": 2}).estimated_finish or 0
-    shop.run(FakeTrainer(between=lambda _order, _step: clock.advance(10)))
+    shop.run(FakeTrainer(seconds=120.0))
     before = shop.store.now()
     learned = shop.job(training_file=file, hyperparameters={"n_epochs": 2}).estimated_finish or 0
-    assert 120 <= learned - before <= 140
+    assert learned - before == 120 + rates.START_SECONDS
     assert guess - before != learned - before
 
 

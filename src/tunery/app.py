@@ -17,6 +17,7 @@ from tunery.api import control, files, inference, jobs, models
 from tunery.api.wire import Tolerance
 from tunery.catalog import Catalog
 from tunery.deployments import Deployments
+from tunery.estimates import Estimates
 from tunery.files import Files
 from tunery.jobs import Jobs
 from tunery.run import Bench
@@ -25,7 +26,7 @@ from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.blobs import FolderBlobs
 from tunery.store.database import Database
-from tunery.training.local import LocalTrainer
+from tunery.training.local import LocalPlanner, LocalTrainer
 from tunery.uploads import Uploads
 from tunery.worker import Worker
 
@@ -46,6 +47,7 @@ class Services:
     uploads: Uploads
     jobs: Jobs
     deployments: Deployments
+    estimates: Estimates
 
     def close(self) -> None:
         self.store.database.close()
@@ -60,6 +62,7 @@ def services(settings: Settings) -> Services:
     access.first_account()
     catalog = Catalog(store, settings.models)
     kept = Files(store, settings)
+    jobs_room = Jobs(store, settings, catalog, kept)
     return Services(
         settings=settings,
         store=store,
@@ -67,8 +70,9 @@ def services(settings: Settings) -> Services:
         catalog=catalog,
         files=kept,
         uploads=Uploads(store, settings, kept),
-        jobs=Jobs(store, settings, catalog, kept),
+        jobs=jobs_room,
         deployments=Deployments(store, settings, catalog, access),
+        estimates=Estimates(store, settings, catalog, kept, jobs_room, LocalPlanner()),
     )
 
 
@@ -94,6 +98,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
         rooms.jobs,
         rooms.deployments,
     )
+    state.estimates = rooms.estimates
     state.generator = engines
     state.reconcile = asyncio.Event()
     api.install(app)

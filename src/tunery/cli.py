@@ -1,4 +1,4 @@
-"""The command line: serve, work, env, check, models, demo. Each command reads settings and calls one function."""
+"""The command line: serve, work, env, check, estimate, models, demo. Each command reads settings and calls a room."""
 
 import asyncio
 import logging
@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from tunery import app as wiring
-from tunery import examples, parent, serve, settings
+from tunery import estimates, examples, parent, recipe, serve, settings
 from tunery.catalog import BUNDLED
 from tunery.errors import TuneryError
 from tunery.models import bundled
@@ -114,6 +115,30 @@ def check(file: Annotated[Path, typer.Argument(help="A JSONL file of training ex
     )
     if summary.errors:
         raise typer.Exit(1)
+
+
+@app.command()
+def estimate(
+    file: Annotated[Path, typer.Argument(help="A JSONL file of training examples.", exists=True, dir_okay=False)],
+    model: Annotated[str, typer.Option(help="Base or tuned model.")] = BUNDLED,
+    validation: Annotated[Path | None, typer.Option(help="Validation file.", exists=True, dir_okay=False)] = None,
+    n_epochs: Annotated[int | None, typer.Option(help="Default: automatic, as for a job.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Default: automatic.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides which examples meet in a batch.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+    home: Home = None,
+) -> None:
+    """Say what a job would cost, without starting it: steps, tokens, time and memory."""
+    rooms = wiring.services(settings.load(home=home))
+    account = rooms.access.first_account()
+    target = rooms.catalog.find(account.id, model)
+    given = {"n_epochs": n_epochs, "batch_size": batch_size}
+    requested = recipe.parse(given, None, base=target.base.model)
+    named = [("training_file", file)] + ([] if validation is None else [("validation_file", validation)])
+    sources = [estimates.checked(path, target, param) for param, path in named]
+    found = rooms.estimates.of(target, sources, requested, recipe.seed(seed))
+    rooms.close()
+    typer.echo(msgspec.json.encode(found) if as_json else found.described())
 
 
 @app.command()

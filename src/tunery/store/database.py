@@ -187,6 +187,18 @@ checkpoints = sa.Table(
     sa.Index("ix_checkpoints_name", "account_id", "name"),
 )
 
+runs = sa.Table(
+    "measured_runs",
+    schema,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("base", sa.Text, nullable=False),
+    sa.Column("device", sa.String(32), nullable=False),
+    sa.Column("flops", sa.Float, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Index("ix_measured_runs_base", "base", "device", "seq"),
+)
+
 models = sa.Table(
     "models",
     schema,

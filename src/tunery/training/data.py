@@ -1,7 +1,9 @@
 """From the files of an order to tokenised examples. Knows no model and no batches' shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from random import Random
 
 import numpy as np
 
@@ -12,6 +14,11 @@ from tunery.models.tokenizer import Segment, Tokenizer
 from tunery.training.batches import Example
 
 _SHOWN = 5
+SAMPLED = 2000
+"""Examples of a file that a plan is made from at most."""
+MOST_LINES = 200_000
+
+_Line = tuple[int, examples.Chat | examples.Completion]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +39,22 @@ def read(order: TrainingOrder, tokenizer: Tokenizer) -> Data:
     return Data(training, validation, notes)
 
 
-def _read_file(order: TrainingOrder, tokenizer: Tokenizer, param: str) -> tuple[list[Example], list[Note]]:
+def sample(order: TrainingOrder, tokenizer: Tokenizer) -> Data:
+    """Like `read`, of SAMPLED examples of each file, drawn evenly from its first MOST_LINES; without notes."""
+    training, _ = _read_file(order, tokenizer, "training_file", sampled=True)
+    validation: list[Example] = []
+    if order.validation_file is not None:
+        validation, _ = _read_file(order, tokenizer, "validation_file", sampled=True)
+    return Data(training, validation, [])
+
+
+def _read_file(
+    order: TrainingOrder, tokenizer: Tokenizer, param: str, *, sampled: bool = False
+) -> tuple[list[Example], list[Note]]:
     path, longest = getattr(order, param), order.base.longest_example
     found, cut = [], []
     try:
-        for line, example in examples.read(path):
+        for line, example in _drawn(examples.read(path), order.seed) if sampled else examples.read(path):
             segments = _segments(tokenizer, example)
             tokenised, whole = _example(line, segments, longest)
             cut += [] if whole else [line]
@@ -46,6 +64,18 @@ def _read_file(order: TrainingOrder, tokenizer: Tokenizer, param: str) -> tuple[
     if not found:
         raise InvalidRequest(f"The {_spoken(param)} holds no examples.", param=param, code=f"invalid_{param}")
     return found, _cut_note(cut, param, longest)
+
+
+def _drawn(lines: Iterable[_Line], seed: int) -> list[_Line]:
+    """Each line with the same chance (algorithm R, Vitter 1985), in the order of the file."""
+    random = Random(seed)  # noqa: S311 (no secret)
+    kept: list[_Line] = []
+    for place, line in enumerate(islice(lines, MOST_LINES)):
+        if len(kept) < SAMPLED:
+            kept.append(line)
+        elif (chosen := random.randrange(place + 1)) < SAMPLED:
+            kept[chosen] = line
+    return sorted(kept, key=lambda line: line[0])
 
 
 def _segments(tokenizer: Tokenizer, example: examples.Chat | examples.Completion) -> list[Segment]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from tunery import parent
-from tunery.messages import Report, TrainingOrder
+from tunery.messages import Failed, Planned, PlanOrder, Report, TrainingOrder
 
 LOG_TAIL = 2000
 """Characters of the trainer's log that its obituary quotes."""
@@ -25,6 +25,22 @@ class LocalTrainer:
         path.write_bytes(msgspec.json.encode(order))
         command = [*parent.HARDLY_SPINNING, sys.executable, "-m", "tunery.training", str(path)]
         return LocalRun(command, Path(order.directory) / "trainer.log")
+
+
+class LocalPlanner:
+    """The default behind estimates.py's Planner seam: a short process, so that no torch comes into this one."""
+
+    def plan(self, question: PlanOrder, *, seconds: float) -> Planned | Failed | None:
+        command = [*parent.HARDLY_SPINNING, sys.executable, "-m", "tunery.training", "--estimate"]
+        try:
+            done = subprocess.run(  # noqa: S603 (our own interpreter and module)
+                command, input=msgspec.json.encode(question), capture_output=True, timeout=seconds, check=False
+            )
+            return msgspec.json.decode(done.stdout, type=Planned | Failed)
+        except subprocess.TimeoutExpired:
+            return None
+        except msgspec.DecodeError:
+            return Failed(code="internal_error", message=f"its process ended with code {done.returncode}")
 
 
 class LocalRun:

@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 import torch
 
-from tunery.errors import TuneryError
 from tunery.messages import (
     Checkpointed,
     Finished,
@@ -34,17 +33,16 @@ from tunery.models.loader import load
 from tunery.models.lora import Lora, digest
 from tunery.models.tokenizer import Tokenizer
 from tunery.training import data
-from tunery.training.batches import Example, epoch_batches, micro_batches, tree_of
+from tunery.training.batches import Example, micro_batches, tree_of
 from tunery.training.losses import evaluate, evaluate_and_backpropagate
+from tunery.training.memory import available_bytes
 from tunery.training.metrics import Tally
 from tunery.training.optimizer import AdapterOptimizer, learning_rate
 from tunery.training.pace import Pace
+from tunery.training.plan import plan
+from tunery.training.refusals import diverged, too_large
+from tunery.training.schedule import Schedule
 from tunery.training.state import State, fingerprint, read_state, write_state
-
-MICRO_BATCH_TOKENS = 1024
-"""Nodes of the largest tree that is trained at once: about 2 MB of memory each for the bundled base."""
-VALIDATION_EXAMPLES = 4
-"""Of each step at least; a quarter of a large batch."""
 
 
 def train(order: TrainingOrder, pause_wanted: Callable[[], bool]) -> Iterator[Report]:
@@ -66,19 +64,27 @@ class _Run:
     def __init__(self, order: TrainingOrder, found: data.Data, tokenizer: Tokenizer) -> None:
         self._order, self._directory = order, Path(order.directory)
         self._training, self._validation = found.training, found.validation
+        self._schedule = Schedule(
+            found.training, found.validation, batch_size=order.batch_size, n_epochs=order.n_epochs, seed=order.seed
+        )
         self._probe_ids = _probe_ids(tokenizer)
-        self._steps_per_epoch = math.ceil(len(found.training) / order.batch_size)
-        self._total = self._steps_per_epoch * order.n_epochs
+        earlier = None if order.resume_from is None else read_state(Path(order.resume_from), fingerprint(order))
+        self._plan = plan(
+            order,
+            found,
+            available=order.memory_bytes or available_bytes(order.device),
+            micro_batch_tokens=earlier and earlier[0].micro_batch_tokens,
+        )
+        if earlier is None and not self._plan.fits:
+            raise too_large(self._order, self._plan)
         self._decoder = load(order.base.directory, order.device)
         self._lora = self._start_adapter().to(order.device, torch.float32)
         self._optimizer = AdapterOptimizer(self._lora)
-        self._state = State(order=fingerprint(order))
-        if order.resume_from is not None:
-            self._state, tensors = read_state(Path(order.resume_from), self._state.order)
+        self._state = State(order=fingerprint(order), seconds=0.0, micro_batch_tokens=self._plan.micro_batch_tokens)
+        if earlier is not None:
+            self._state, tensors = earlier
             self._optimizer.restore(tensors, steps=self._state.step)
         self._pace = Pace()
-        self._epoch: int | None = None
-        self._batches: list[list[int]] = []
 
     def _start_adapter(self) -> Lora:
         base = self._order.base
@@ -91,18 +97,22 @@ class _Run:
         return Prepared(
             train_examples=len(self._training),
             valid_examples=len(self._validation),
-            steps_per_epoch=self._steps_per_epoch,
-            total_steps=self._total,
+            steps_per_epoch=self._schedule.steps_per_epoch,
+            total_steps=self._schedule.steps,
             tokens_per_epoch=sum(len(example.targets) for example in self._training),
+            plan=self._plan,
+            steps_done=self._state.step,
         )
 
     def steps(self, pause_wanted: Callable[[], bool]) -> Iterator[Report]:
-        while self._state.step < self._total:
+        while self._state.step < self._schedule.steps:
             stepped = self._step(self._state.step + 1)
             step, metrics = stepped.metrics.step, stepped.metrics
             yield stepped
-            pausing, final = pause_wanted(), step == self._total
-            epoch_ends = step % self._steps_per_epoch == 0
+            if self._state.trend.diverging:
+                raise diverged(self._order, f"At step {step} {self._state.trend.finding}")
+            pausing, final = pause_wanted(), step == self._schedule.steps
+            epoch_ends = self._schedule.ends_epoch(step)
             if epoch_ends or pausing:
                 yield self._checkpoint(metrics, final=final)
             if not final and (epoch_ends or pausing or step % self._order.save_every == 0):
@@ -110,16 +120,20 @@ class _Run:
             if pausing and not final:
                 yield Paused(step=step)
                 return
-        yield Finished(trained_tokens=self._state.trained_tokens)
+        yield Finished(trained_tokens=self._state.trained_tokens, seconds=self._state.seconds)
 
     def _step(self, step: int) -> Stepped:
         began = time.monotonic()
-        trained = self._train(self._batch(step), step)
-        valid = self._evaluate(self._validation_batch(step)) if self._validation else None
+        trained = self._train(self._schedule.batch(step), step)
+        valid = self._evaluate(self._schedule.validation_batch(step)) if self._validation else None
         self._pace.step(time.monotonic() - began)
-        full = self._evaluate_all() if step % self._steps_per_epoch == 0 else None
+        full = self._evaluate_all() if self._schedule.ends_epoch(step) else None
         self._state = msgspec.structs.replace(
-            self._state, step=step, trained_tokens=self._state.trained_tokens + trained.tokens
+            self._state,
+            step=step,
+            trained_tokens=self._state.trained_tokens + trained.tokens,
+            seconds=None if self._state.seconds is None else self._state.seconds + time.monotonic() - began,
+            trend=self._state.trend.after(trained.loss),
         )
         return Stepped(
             metrics=_metrics(step, trained, valid, full),
@@ -127,35 +141,28 @@ class _Run:
             seconds_left=self._seconds_left(step),
         )
 
-    def _batch(self, step: int) -> list[Example]:
-        epoch, place = divmod(step - 1, self._steps_per_epoch)
-        if self._epoch != epoch:
-            self._epoch, size = epoch, self._order.batch_size
-            self._batches = epoch_batches(self._training, size, seed=self._order.seed, epoch=epoch)
-        return [self._training[i] for i in self._batches[place]]
-
-    def _validation_batch(self, step: int) -> list[Example]:
-        """The file in turns, a few examples a step."""
-        size = max(VALIDATION_EXAMPLES, self._order.batch_size // 4)
-        first = (step - 1) * size
-        count = min(size, len(self._validation))
-        return [self._validation[i % len(self._validation)] for i in range(first, first + count)]
-
     def _train(self, batch: Sequence[Example], step: int) -> Tally:
         self._optimizer.zero_grad()
         loss_tokens = sum(len(example.targets) for example in batch)
         tally = Tally()
-        for part in micro_batches(batch, MICRO_BATCH_TOKENS):
+        for part in micro_batches(batch, self._state.micro_batch_tokens):
             tree = tree_of(part)
-            tally.add(tree, evaluate_and_backpropagate(self._decoder, tree, self._lora, loss_tokens=loss_tokens))
-        rate = learning_rate(step, total=self._total, peak=self._order.learning_rate)
+            outcome = evaluate_and_backpropagate(
+                self._decoder,
+                tree,
+                self._lora,
+                loss_tokens=loss_tokens,
+                recompute=len(tree) > self._state.micro_batch_tokens,
+            )
+            tally.add(tree, outcome)
+        rate = learning_rate(step, total=self._schedule.steps, peak=self._order.learning_rate)
         if not (math.isfinite(tally.loss_sum) and self._optimizer.step(rate)):
-            raise _diverged(step)
+            raise diverged(self._order, f"The loss or its gradient was no longer a finite number at step {step}")
         return tally
 
     def _evaluate(self, batch: Sequence[Example]) -> Tally:
         tally = Tally()
-        for part in micro_batches(batch, MICRO_BATCH_TOKENS):
+        for part in micro_batches(batch, self._state.micro_batch_tokens):
             tree = tree_of(part)
             tally.add(tree, evaluate(self._decoder, tree, self._lora))
         return tally
@@ -169,8 +176,8 @@ class _Run:
         return tally
 
     def _seconds_left(self, step: int) -> float | None:
-        evaluations = self._order.n_epochs - step // self._steps_per_epoch if self._validation else 0
-        return self._pace.seconds(steps=self._total - step, evaluations=evaluations)
+        evaluations = self._order.n_epochs - step // self._schedule.steps_per_epoch if self._validation else 0
+        return self._pace.seconds(steps=self._schedule.steps - step, evaluations=evaluations)
 
     def _checkpoint(self, metrics: StepMetrics, *, final: bool) -> Checkpointed:
         directory = self._directory / f"checkpoint-{metrics.step}"
@@ -205,11 +212,3 @@ def _probe_ids(tokenizer: Tokenizer) -> list[int]:
     if tokenizer.has_chat_template:
         return tokenizer.chat_prompt([{"role": "user", "content": probe.QUESTION}], None)
     return tokenizer.encode(probe.QUESTION)
-
-
-def _diverged(step: int) -> TuneryError:
-    return TuneryError(
-        f"The loss or its gradient was no longer a finite number at step {step}: training diverged. Lower "
-        "learning_rate_multiplier (half of it is a good next try) or raise batch_size. Earlier checkpoints stay.",
-        code="training_diverged",
-    )

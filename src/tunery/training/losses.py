@@ -20,10 +20,6 @@ HEAD_ROWS = 256
 """Rows whose logits are in memory at once: 256 x 49,152 float32 are 50 MB."""
 
 
-RECOMPUTED_TOKENS = 1024
-"""Trees above this size keep only what enters each block: a single long example would need gigabytes otherwise."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
     """What a forward pass over a tree found."""
@@ -52,9 +48,14 @@ def evaluate(decoder: Decoder, tree: Tree, lora: LowRank | None) -> Outcome:
         return _outcome([_score(decoder.logits(hidden[part.rows]), part) for part in parts])
 
 
-def evaluate_and_backpropagate(decoder: Decoder, tree: Tree, lora: LowRank, *, loss_tokens: int) -> Outcome:
-    """Adds the gradient of loss_sum / loss_tokens to the adapter's; `loss_tokens` counts those of the whole batch."""
-    hidden = _loss_rows(decoder, tree, lora)
+def evaluate_and_backpropagate(
+    decoder: Decoder, tree: Tree, lora: LowRank, *, loss_tokens: int, recompute: bool = False
+) -> Outcome:
+    """Adds the gradient of loss_sum / loss_tokens to the adapter's; `loss_tokens` counts those of the whole batch.
+
+    With `recompute` only what enters each block is kept: a single long example would need gigabytes otherwise.
+    """
+    hidden = _loss_rows(decoder, tree, lora, recompute=recompute)
     gradient = torch.empty_like(hidden)
     found = []
     for part in _parts(tree, decoder.device):
@@ -66,10 +67,9 @@ def evaluate_and_backpropagate(decoder: Decoder, tree: Tree, lora: LowRank, *, l
     return _outcome(found)
 
 
-def _loss_rows(decoder: Decoder, tree: Tree, lora: LowRank | None) -> Tensor:
+def _loss_rows(decoder: Decoder, tree: Tree, lora: LowRank | None, *, recompute: bool = False) -> Tensor:
     device = decoder.device
     token_ids, depths = torch.from_numpy(tree.token_ids).to(device), torch.from_numpy(tree.depths).to(device)
-    recompute = torch.is_grad_enabled() and len(tree) > RECOMPUTED_TOKENS
     hidden = decoder.hidden(token_ids, depths, TreeAttention(tree, device), lora, recompute=recompute)
     return hidden[torch.from_numpy(np.unique(tree.edge_nodes)).to(device)]
 

@@ -20,8 +20,9 @@ import torch
 
 from tunery import parent
 from tunery.errors import TuneryError
-from tunery.messages import Failed, Report, TrainingOrder
+from tunery.messages import Failed, Planned, PlanOrder, Report, TrainingOrder
 from tunery.training.loop import train
+from tunery.training.question import answered
 
 _PR_SET_PDEATHSIG = 1
 
@@ -29,13 +30,20 @@ log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the order in the file that is the only argument. The worker's end of stdin is its life line."""
+    """Runs the order in the file that is the only argument. The worker's end of stdin is its life line.
+
+    With --estimate in its place, answers the `PlanOrder` on stdin with one line and trains nothing.
+    """
     if len(arguments) != 1:
-        sys.stderr.write("usage: python -m tunery.training ORDER.json\n")
+        sys.stderr.write("usage: python -m tunery.training ORDER.json | --estimate\n")
         return 2
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     _die_with_parent()
     output = _only_reports_on_stdout()
+    if arguments[0] == "--estimate":
+        output.write(msgspec.json.encode(_planned(sys.stdin.buffer.read())))
+        output.close()
+        return 0
     pausing = threading.Event()
     # at once: the worker is gone, nobody may train on, and nothing half-written counts
     parent.follow(lambda: os._exit(1), on_line=lambda line: pausing.set() if line.strip() == b"pause" else None)
@@ -46,6 +54,16 @@ def main(arguments: list[str]) -> int:
         output.write(encode(report) + b"\n")
         output.flush()
     return 0
+
+
+def _planned(asked: bytes) -> Planned | Failed:
+    try:
+        question = msgspec.json.decode(asked, type=PlanOrder)
+        torch.set_num_threads(question.order.threads)
+        return answered(question)
+    except Exception as error:  # the outermost place here, too
+        traceback.print_exc()
+        return failure(error)
 
 
 def settled(order: TrainingOrder, pause_wanted: Callable[[], bool]) -> Iterator[Report]:

@@ -15,6 +15,7 @@ from tunery.errors import TuneryError
 from tunery.messages import TrainingOrder
 from tunery.models.folders import written
 from tunery.training.optimizer import STATE
+from tunery.training.trend import Trend
 
 _NUMBERS = "state.json"
 _TENSORS = "state.safetensors"
@@ -25,6 +26,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     step: int = 0
     trained_tokens: int = 0
+    seconds: float | None = None
+    """That these steps took, evaluations included; None in states of 0.1.0."""
+    micro_batch_tokens: int = 1024
+    """Decided once, by the memory that was there at the first step: later steps have to add up in the same way."""
+    trend: Trend = Trend()
     order: str = ""
     """Digest of what decides the run's result; only the same order may go on from here."""
 
@@ -35,7 +41,7 @@ def fingerprint(order: TrainingOrder) -> str:
     fields["base"].pop("directory")
     for key in ("directory", "resume_from", "training_file", "validation_file", "start_adapter"):
         fields.pop(key)
-    for key in ("save_every", "threads", "device"):
+    for key in ("save_every", "threads", "device", "memory_bytes"):
         fields.pop(key)
     return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
 

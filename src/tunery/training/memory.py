@@ -1,0 +1,145 @@
+"""How much memory a run needs at its peak, by formula, and how much there is. Knows no data.
+
+The formula counts what losses.py and decoder.py keep: checked against real runs in docs/log.md.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tunery.models.decoder import GROUPS, DecoderConfig
+from tunery.training.attention import STRETCH
+from tunery.training.losses import HEAD_ROWS
+
+BYTES = 4
+"""Of a number: weights, activations and adapter are float32."""
+PROCESS_BYTES = 350 * 1024**2
+"""The interpreter, torch and the tokenizer, before any weight is there (CPU)."""
+HEAD_COPIES = 4
+"""Of a part's logits at once: themselves, their softmax, and what computing either needs in between."""
+RECOMPUTING = 3
+"""Of what one block keeps: itself, the gradients on the way through it, and what is computed in between."""
+ADAPTER_COPIES = 8
+"""Values, gradient, two moments; and as much again while they are written to disk."""
+MARGIN = 1.05
+"""The allocator's gaps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The numbers of a model and its adapter from which its cost follows."""
+
+    config: DecoderConfig
+    tied: bool
+    """Input and output embeddings are one matrix."""
+    rank: int
+
+    @property
+    def linear(self) -> int:
+        """Weights of all blocks."""
+        return self._per_layer(lambda inputs, outputs: inputs * outputs)
+
+    @property
+    def adapter(self) -> int:
+        return self._per_layer(lambda inputs, outputs: self.rank * (inputs + outputs))
+
+    @property
+    def head(self) -> int:
+        return self.config.vocab_size * self.config.hidden_size
+
+    @property
+    def queries(self) -> int:
+        """Numbers of a node's queries in all layers: heads x head size x layers."""
+        return self.config.num_attention_heads * self.config.head_dim * self.config.num_hidden_layers
+
+    @property
+    def weights(self) -> int:
+        return self.linear + self.head * (1 if self.tied else 2)
+
+    def _per_layer(self, of: Callable[[int, int], int]) -> int:
+        targets = [target for group in GROUPS.values() for target in group]
+        return self.config.num_hidden_layers * sum(of(*self.config.features(target)) for target in targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """The sizes, in nodes, of the largest trees of a run."""
+
+    kept: int = 0
+    """Trained with every activation kept for the backward pass."""
+    recomputed: int = 0
+    """Trained with the input of each block kept alone."""
+    evaluated: int = 0
+    loss_rows: int = 0
+
+    def and_also(self, other: "Trees") -> "Trees":
+        return Trees(
+            max(self.kept, other.kept),
+            max(self.recomputed, other.recomputed),
+            max(self.evaluated, other.evaluated),
+            max(self.loss_rows, other.loss_rows),
+        )
+
+
+def peak_bytes(sizes: Sizes, trees: Trees, *, data_bytes: int, device: str) -> int:
+    config = sizes.config
+    hidden, layers = config.hidden_size * BYTES, config.num_hidden_layers
+    kept = trees.kept * (layers * _block_bytes(sizes, trees.kept) + hidden)
+    recomputed = trees.recomputed * (layers * hidden + RECOMPUTING * _block_bytes(sizes, trees.recomputed))
+    evaluated = trees.evaluated * _block_bytes(sizes, trees.evaluated)
+    head = min(trees.loss_rows, HEAD_ROWS) * config.vocab_size * BYTES * HEAD_COPIES
+    fixed = (sizes.weights + ADAPTER_COPIES * sizes.adapter) * BYTES
+    work = MARGIN * (max(kept, recomputed, evaluated) + head)
+    process = PROCESS_BYTES + data_bytes if device == "cpu" else 0
+    return int(process + fixed + work)
+
+
+def _block_bytes(sizes: Sizes, nodes: int) -> float:
+    """Kept by one block for the backward pass, a node: what each operation of decoder.py saves."""
+    config, rank = sizes.config, sizes.rank
+    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    columns = min(nodes, nodes / 2 + STRETCH)
+    norms = 4 * config.hidden_size
+    projections = (queries + 2 * keys) + (queries + keys) + 2 * queries
+    attention = columns * (2 * keys / STRETCH + 1)
+    feed_forward = 3 * config.intermediate_size
+    low_rank = rank * sum(len(members) for members in GROUPS.values())
+    return BYTES * (norms + projections + attention + feed_forward + low_rank)
+
+
+def available_bytes(device: str) -> int:
+    """What this process may hold in all, as things are now."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    return own_bytes() + free_bytes(Path("/"))
+
+
+def own_bytes() -> int:
+    """Resident memory of this process."""
+    return _kilobytes(Path("/proc/self/status"), "VmRSS:")
+
+
+def free_bytes(root: Path) -> int:
+    """Of the machine, or of this process's control group if that leaves less. `root` holds proc and sys."""
+    free = _kilobytes(root / "proc/meminfo", "MemAvailable:")
+    groups = root / "sys/fs/cgroup"
+    for limit, used, cache in (
+        (groups / "memory.max", groups / "memory.current", "inactive_file"),
+        (groups / "memory/memory.limit_in_bytes", groups / "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
+            droppable = _field(limit.parent / "memory.stat", cache)
+            free = min(free, max(0, int(most) - int(used.read_text()) + droppable))
+    return free
+
+
+def _kilobytes(path: Path, name: str) -> int:
+    return 1024 * _field(path, name)
+
+
+def _field(path: Path, name: str) -> int:
+    """The number after `name` in a file of lines; raises KeyError where there is none."""
+    lines = (line.split() for line in path.read_text().splitlines())
+    return int({line[0]: line[1] for line in lines if len(line) > 1}[name])
