@@ -11,7 +11,7 @@ from typing import BinaryIO
 import msgspec
 import pytest
 
-from tests.fake_training import Died, FakeTrainer
+from tests.fake_training import Died, FakeClock, FakeTrainer
 from tests.test_files import jsonl, keep
 from tests.test_queue import add_account
 from tunery import rates
