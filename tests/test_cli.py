@@ -1,13 +1,16 @@
 """The command line: exit codes, and sentences instead of tracebacks."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.models.tiny import write_base
 from tests.test_files import jsonl
 from tunery import serve
+from tunery.catalog import BUNDLED
 from tunery.errors import InvalidRequest
 from tunery.settings import Settings
 
@@ -44,7 +47,7 @@ def test_a_refusal_is_a_sentence_and_not_a_traceback(tmp_path: Path) -> None:
 
 def test_help_names_every_command() -> None:
     shown = tunery("--help").stdout
-    assert all(command in shown for command in ("serve", "work", "env", "check", "demo", "models"))
+    assert all(command in shown for command in ("serve", "work", "env", "check", "estimate", "demo", "models"))
 
 
 def test_an_address_that_others_can_reach_has_to_be_allowed() -> None:
@@ -52,3 +55,28 @@ def test_an_address_that_others_can_reach_has_to_be_allowed() -> None:
     serve.refuse_open_host(Settings(host="0.0.0.0", allow_remote=True))
     with pytest.raises(InvalidRequest, match="allow_remote"):
         serve.refuse_open_host(Settings(host="0.0.0.0"))
+
+
+def test_estimate_prints_what_a_job_would_cost_and_trains_nothing(tmp_path: Path) -> None:
+    write_base(tmp_path / "models" / BUNDLED)
+    (tmp_path / "tunery.toml").write_text(f'models = "{tmp_path / "models"}"\ntraining_threads = 1\n')
+    path = tmp_path / "good.jsonl"
+    path.write_bytes(jsonl(60))
+    home = ("--home", str(tmp_path))
+    done = tunery("estimate", str(path), "--n-epochs", "2", "--batch-size", "4", *home)
+    assert done.returncode == 0, done.stderr
+    assert "30 (2 epochs, batches of 4)" in done.stdout
+    assert "first guess" in done.stdout
+    wanted = ("--model", "gpt-35-turbo-0613", "--validation", str(path), "--batch-size", "4", "--json")
+    found = json.loads(tunery("estimate", str(path), *wanted, *home).stdout)
+    assert (found["validation_examples"], found["steps"], found["base"]) == (60, 45, BUNDLED)
+    assert not (tmp_path / "work").exists()
+
+
+def test_estimate_of_a_faulty_file_exits_1_with_its_first_fault(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(jsonl() + b"{\n")
+    done = tunery("estimate", str(path), "--home", str(tmp_path))
+    assert done.returncode == 1
+    assert "line 13" in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
