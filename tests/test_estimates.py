@@ -136,6 +136,13 @@ def test_a_file_that_is_still_checked_or_doesn_t_fit_the_model_is_refused(shop: 
         estimate(shop, training_file=ready(shop, b"{broken\n" * 20))
 
 
+def test_files_of_two_formats_are_refused(shop: Shop) -> None:
+    lines = b"".join(b'{"prompt": "p%d", "completion": "c"}\n' % number for number in range(12))
+    with pytest.raises(InvalidRequest, match="holds completion examples") as refused:
+        estimate(shop, model="smollm2-135m-instruct", validation_file=ready(shop, lines))
+    assert refused.value.param == "validation_file"
+
+
 def test_other_accounts_files_do_not_exist(shop: Shop) -> None:
     with pytest.raises(InvalidRequest, match="does not exist"):
         estimate(shop, account=2)

@@ -12,7 +12,7 @@ from tunery import examples, rates, recipe
 from tunery.catalog import Catalog, Target
 from tunery.errors import EstimateFailed, InvalidRequest, TooManyRequests
 from tunery.files import TRAINING, Files
-from tunery.jobs import Jobs, NewJob, refuse_unfit
+from tunery.jobs import Jobs, NewJob, refuse_mixed, refuse_unfit
 from tunery.messages import Failed, Plan, Planned, PlanOrder, TrainingOrder
 from tunery.rates import Rate
 from tunery.records import File, FileStatus
@@ -113,6 +113,8 @@ class Estimates:
 
     def of(self, target: Target, sources: list[Source], requested: recipe.Requested, seed: int) -> Estimate:
         """`sources`: the training file and, if there is one, the validation file. Waits for a process of its own."""
+        if len(sources) > 1:
+            refuse_mixed(sources[0].file, sources[1].file)
         base = target.base.model
         resolved = recipe.resolve(requested, sources[0].file.examples or 0, base, seed)
         with self._store.database.read() as connection:

@@ -264,6 +264,15 @@ def refuse_unfit(file: File, target: Target, param: str) -> None:
         )
 
 
+def refuse_mixed(training: File, validation: File) -> None:
+    """Both checked. Raises InvalidRequest where they hold examples of different formats."""
+    if validation.format != training.format:
+        raise InvalidRequest(
+            f"The validation_file holds {validation.format} examples, the training_file {training.format}.",
+            param="validation_file",
+        )
+
+
 def add_event(
     connection: Connection,
     store: Store,

@@ -16,7 +16,7 @@ from tunery import overfitting, queue, rates, recipe
 from tunery.catalog import Catalog, Target
 from tunery.errors import InvalidRequest, NotFound, TuneryError
 from tunery.files import Files
-from tunery.jobs import add_event, refuse_unfit
+from tunery.jobs import add_event, refuse_mixed, refuse_unfit
 from tunery.messages import (
     Checkpointed,
     Failed,
@@ -36,7 +36,7 @@ from tunery.records import File, FileStatus, Job, JobStatus, new_id
 from tunery.results import ResultsFile, metrics_on_the_wire
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import checkpoints, jobs, metrics, models
+from tunery.store.database import checkpoints, files, jobs, metrics, models
 
 WAIT_SECONDS = 0.3
 FLUSH_SECONDS = 1.0
@@ -109,7 +109,6 @@ class JobRun:
         """Raises LeaseLost, Stopping, or a TuneryError that becomes the job's error."""
         self._tell("started", "Job started.")
         training, validation, target = self._inputs()
-        self._base = target.base.model
         result_file = self._job.result_file or self._results.create(self._job.account_id)
         self._job = msgspec.structs.replace(self._job, result_file=result_file)
         order = self._order(training, validation, target)
@@ -180,11 +179,7 @@ class JobRun:
         validation = None
         if self._job.validation_file is not None:
             validation = self._checked(self._job.validation_file, "validation_file", target)
-            if validation.format != training.format:
-                raise InvalidRequest(
-                    f"The validation_file holds {validation.format} examples, the training_file {training.format}.",
-                    param="validation_file",
-                )
+            refuse_mixed(training, validation)
         return training, validation, target
 
     def _checked(self, file_id: str, param: str, target: Target) -> File:
@@ -209,7 +204,6 @@ class JobRun:
         resolved = recipe.resolve(requested, training.examples or 0, base, self._job.seed)
         with queue.holding(self._store, self._lease) as (connection, _status):
             self._update(connection, resolved=msgspec.to_builtins(resolved))
-        self._bytes = training.bytes * resolved.n_epochs
         self._folder.mkdir(parents=True, exist_ok=True)
         return TrainingOrder(
             job_id=self._job.id,
@@ -244,7 +238,7 @@ class JobRun:
         self._plan = report.plan
         with queue.holding(self._store, self._lease) as (connection, _status):
             self._update(connection, total_steps=report.total_steps)
-            rate = rates.learned(connection, self._base.name, self._settings.device)
+            rate = rates.learned(connection, self._base_model, self._settings.device)
             if rate is not None:
                 left = rate.seconds(report.plan.flops) * (1 - report.steps_done / report.total_steps)
                 self._update(connection, estimated_finish=self._store.now() + round(left))
@@ -381,8 +375,11 @@ class JobRun:
         """How long all that was planned took: later estimates learn from it."""
         if self._plan is None or not report.seconds:
             return
-        measured = rates.Measured(flops=self._plan.flops, bytes=self._bytes, seconds=report.seconds)
-        rates.remember(connection, self._base.name, self._settings.device, measured)
+        assert self._job.resolved is not None
+        size = connection.execute(sa.select(files.c.bytes).where(files.c.id == self._job.training_file)).scalar_one()
+        read = size * self._job.resolved["n_epochs"]
+        measured = rates.Measured(flops=self._plan.flops, bytes=read, seconds=report.seconds)
+        rates.remember(connection, self._base_model, self._settings.device, measured)
 
     def _paused(self, report: Paused) -> None:
         self._write_steps()
@@ -398,6 +395,12 @@ class JobRun:
     def _result_file(self) -> str:
         assert self._job.result_file is not None
         return self._job.result_file
+
+    @property
+    def _base_model(self) -> str:
+        base = self._bench.catalog.base(self._job.base)
+        assert base is not None
+        return base.model.name
 
     def _tell(self, key: str, message: str, *, level: str = "info") -> None:
         with queue.holding(self._store, self._lease) as (connection, _status):
