@@ -11,7 +11,7 @@ A tree too large to keep all its activations goes forward through the blocks onc
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,9 @@ class Work:
     def times(self, factor: float) -> "Work":
         return Work(self.nodes * factor, self.pairs * factor, self.loss_rows * factor)
 
+    def plus(self, other: "Work") -> "Work":
+        return Work(self.nodes + other.nodes, self.pairs + other.pairs, self.loss_rows + other.loss_rows)
+
 
 @dataclass(slots=True)
 class Counted:
@@ -65,16 +68,11 @@ class Counted:
     """The part of `trained` whose blocks are computed again."""
     evaluated: Work = field(default_factory=Work)
     examples: int = 0
-    tokens: int = 0
-    """Input positions of the trained examples, one by one."""
-    loss_tokens: int = 0
     largest: Trees = field(default_factory=Trees)
 
     def train(self, batch: Sequence[Example]) -> None:
         self.steps += 1
         self.examples += len(batch)
-        self.tokens += sum(len(example.inputs) for example in batch)
-        self.loss_tokens += sum(len(example.targets) for example in batch)
         for part in micro_batches(batch, self.micro_batch_tokens):
             tree = tree_of(part)
             self.trained.add(tree)
@@ -84,6 +82,14 @@ class Counted:
             rows = len(np.unique(tree.edge_nodes))
             seen = Trees(recomputed=len(tree), loss_rows=rows) if again else Trees(kept=len(tree), loss_rows=rows)
             self.largest = self.largest.and_also(seen)
+
+    def times(self, *, trained: float, evaluated: float) -> "Counted":
+        return Counted(
+            self.micro_batch_tokens,
+            trained=self.trained.times(trained),
+            recomputed=self.recomputed.times(trained),
+            evaluated=self.evaluated.times(evaluated),
+        )
 
     def evaluate(self, batch: Sequence[Example]) -> None:
         for part in micro_batches(batch, self.micro_batch_tokens):
@@ -141,30 +147,22 @@ def _plan(
     order: TrainingOrder, found: Data, sizes: Sizes, whole: tuple[int, int], micro_batch_tokens: int, available: int
 ) -> Plan:
     counted = count(order, found, micro_batch_tokens)
+    evaluations = _count_all(found.validation, micro_batch_tokens)
     steps = math.ceil(whole[0] / order.batch_size) * order.n_epochs
-    share = whole[0] * order.n_epochs / counted.examples
-    scaled = Counted(
-        micro_batch_tokens,
-        trained=counted.trained.times(share),
-        recomputed=counted.recomputed.times(share),
-        evaluated=counted.evaluated.times(steps / counted.steps),
-    )
-    total = flops(sizes, scaled)
+    seen = whole[0] * order.n_epochs
+    scaled = counted.times(trained=seen / counted.examples, evaluated=steps / counted.steps)
     if found.validation:
-        whole_file, part = _count_all(found.validation, micro_batch_tokens)
-        again = Counted(
-            micro_batch_tokens, evaluated=whole_file.evaluated.times(whole[1] / len(found.validation) / part)
-        )
-        total += order.n_epochs * flops(sizes, again)
-        counted.largest = counted.largest.and_also(whole_file.largest)
+        again = evaluations.times(trained=0, evaluated=order.n_epochs * whole[1] / evaluations.examples)
+        scaled.evaluated = scaled.evaluated.plus(again.evaluated)
+        counted.largest = counted.largest.and_also(evaluations.largest)
     if counted.steps < steps:
         counted.largest = counted.largest.and_also(_possible(found.training, order.batch_size, micro_batch_tokens))
     return Plan(
         steps=steps,
-        trained_tokens=round(counted.loss_tokens * share),
-        total_tokens=round(counted.tokens * share),
+        trained_tokens=round(seen * _mean(len(example.targets) for example in found.training)),
+        total_tokens=round(seen * _mean(len(example.inputs) for example in found.training)),
         computed_tokens=round(scaled.trained.nodes),
-        flops=total,
+        flops=flops(sizes, scaled),
         memory_bytes=peak_bytes(sizes, counted.largest, data_bytes=_data_bytes(found, whole), device=order.device),
         memory_available_bytes=available,
         micro_batch_tokens=micro_batch_tokens,
@@ -191,15 +189,15 @@ def _spread(schedule: Schedule) -> list[int]:
     return [1 + place * considered // taken for place in range(taken)]
 
 
-def _count_all(examples: Sequence[Example], micro_batch_tokens: int) -> tuple[Counted, float]:
-    """Evaluating a whole file, or evenly spread parts of it; and the share of examples that were counted."""
+def _count_all(examples: Sequence[Example], micro_batch_tokens: int) -> Counted:
+    """Evaluating a whole file, or evenly spread parts of it."""
     parts = list(micro_batches(examples, micro_batch_tokens))
     taken = min(len(parts), MOST_PARTS)
     chosen = [parts[place * len(parts) // taken] for place in range(taken)]
-    counted = Counted(micro_batch_tokens)
+    counted = Counted(micro_batch_tokens, examples=sum(map(len, chosen)))
     for part in chosen:
         counted.evaluate(part)
-    return counted, sum(map(len, chosen)) / len(examples)
+    return counted
 
 
 def _possible(examples: Sequence[Example], batch_size: int, micro_batch_tokens: int) -> Trees:
@@ -208,6 +206,11 @@ def _possible(examples: Sequence[Example], batch_size: int, micro_batch_tokens: 
     most = min(micro_batch_tokens, sum(sorted(lengths)[-batch_size:]))
     longest = max(lengths)
     return Trees(kept=most, recomputed=longest if longest > micro_batch_tokens else 0, loss_rows=max(most, longest))
+
+
+def _mean(numbers: Iterable[int]) -> float:
+    found = list(numbers)
+    return sum(found) / len(found)
 
 
 def _data_bytes(found: Data, whole: tuple[int, int]) -> int:
