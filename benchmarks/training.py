@@ -33,7 +33,7 @@ from tunery.models.tokenizer import Tokenizer
 from tunery.parent import HARDLY_SPINNING
 from tunery.training import data
 from tunery.training.batches import Example, epoch_batches, micro_batches, tree_of
-from tunery.training.loop import MICRO_BATCH_TOKENS
+from tunery.training.plan import MICRO_BATCH_TOKENS
 
 CONTENDERS = Path(__file__).parent / "contenders"
 PEERS = {"trl": ("trl", "trl-tuned"), "llamafactory": ("llamafactory",)}
@@ -207,7 +207,7 @@ def _found(
                 theirs / ours for theirs, ours in zip(contender.seconds, first.seconds, strict=True)
             ),
         }
-    computed = [sum(len(tree_of(part)) for part in micro_batches(batch, MICRO_BATCH_TOKENS)) for batch in counted]
+    computed = [sum(len(tree_of(part)) for part in micro_batches(batch, MICRO_BATCH_TOKENS[0])) for batch in counted]
     padded = [len(batch) * max(len(example.ids) for example in batch) for batch in counted]
     return {
         "data": path.name,
