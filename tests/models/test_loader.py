@@ -24,7 +24,7 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c.update(model_type="mamba"), "architecture 'mamba' isn't supported; supported: llama, mistral"),
+        (lambda c: c.update(model_type="mamba"), "architecture 'mamba' can't be used"),
         (lambda c: c.update(hidden_act="gelu"), "activation 'gelu'"),
         (lambda c: c.update(sliding_window=64), "sliding-window"),
         (lambda c: c.update(rope_parameters={"rope_type": "yarn"}), "rotary scaling 'yarn'"),

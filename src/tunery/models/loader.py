@@ -1,4 +1,4 @@
-"""Reads a Hugging Face folder (config.json, safetensors) into a `Decoder`. Never unpickles, never runs its code."""
+"""Reads a Hugging Face folder (config.json, safetensors) into a `Model`. Never unpickles, never runs its code."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -10,11 +10,24 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tunery.errors import InvalidRequest
-from tunery.models.decoder import GROUPS, Decoder, DecoderConfig, DenseLinear, Layer, Linear, RopeScaling
+from tunery.models import wrapped
+from tunery.models.decoder import (
+    GROUPS,
+    Decoder,
+    DecoderConfig,
+    DenseLinear,
+    Layer,
+    Linear,
+    Model,
+    RopeScaling,
+)
 from tunery.models.folders import require
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
-"""Values of config.json's model_type whose models are this decoder, biases and head norms found by their weights."""
+"""Values of config.json's model_type whose models are our own decoder; all others run through transformers.
+
+Biases and head norms are found by their weights.
+"""
 
 _REQUIRED = (
     "vocab_size",
@@ -36,15 +49,23 @@ def load(
     dtype: torch.dtype = torch.float32,
     *,
     linear: MakeLinear = DenseLinear,
-) -> Decoder:
-    """Raises InvalidRequest, naming the file, if the folder isn't a model of `ARCHITECTURES` in safetensors.
+) -> Model:
+    """The model in a folder, by config.json's model_type. `linear` is for our own decoder.
 
-    Tested on the CPU only; nothing here is specific to it.
+    Raises InvalidRequest, naming the file, for what isn't in safetensors or can't be run exactly. Tested on the CPU
+    only; nothing here is specific to it.
     """
     folder = Path(directory)
     require(folder)
+    if _json(folder / "config.json").get("model_type") in ARCHITECTURES:
+        return _decoder(folder, torch.device(device), dtype, linear)
+    _shards(folder)
+    return wrapped.load(folder, torch.device(device), dtype)
+
+
+def _decoder(folder: Path, device: torch.device, dtype: torch.dtype, linear: MakeLinear) -> Decoder:
     config, tied = read_config(folder)
-    weights = _Weights(folder, torch.device(device), dtype)
+    weights = _Weights(folder, device, dtype)
     embedding = weights["model.embed_tokens.weight"]
     if embedding.shape != (config.vocab_size, config.hidden_size):
         raise InvalidRequest(f"{folder.name}: the embedding's shape {tuple(embedding.shape)} isn't config.json's.")
@@ -79,9 +100,6 @@ def read_config(folder: Path) -> tuple[DecoderConfig, bool]:
 
 
 def _refuse_unsupported(raw: Mapping[str, Any], folder: Path) -> None:
-    if raw.get("model_type") not in ARCHITECTURES:
-        found, known = raw.get("model_type"), ", ".join(ARCHITECTURES)
-        raise InvalidRequest(f"{folder.name}: architecture '{found}' isn't supported; supported: {known}.")
     missing = [key for key in _REQUIRED if key not in raw]
     if missing:
         raise InvalidRequest(f"{folder.name}: config.json lacks {', '.join(missing)}.")
@@ -128,12 +146,22 @@ class _Weights:
 def _shards(folder: Path) -> dict[str, Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        # only the name's last part: an index from elsewhere must not lead out of its folder
-        return {name: folder / Path(file).name for name, file in _json(index)["weight_map"].items()}
+        return _indexed(folder, _json(index))
     single = folder / "model.safetensors"
     if not single.exists():
         raise InvalidRequest(f"{folder.name}: no model.safetensors. Other formats aren't read: they may run code.")
     return dict.fromkeys(_reading(single, lambda file: file.keys()), single)
+
+
+def _indexed(folder: Path, index: dict[str, Any]) -> dict[str, Path]:
+    """An index from elsewhere must not lead out of its folder, nor to a format that may run code."""
+    files = index.get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        raise InvalidRequest(f"{folder.name}: model.safetensors.index.json isn't an index.")
+    for file in set(files.values()):
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise InvalidRequest(f"{folder.name}: {file} isn't readable safetensors beside the index.")
+    return {name: folder / file for name, file in files.items()}
 
 
 def _reading(path: Path, what: Callable[[Any], Any]) -> Any:
@@ -163,12 +191,15 @@ def _layer(weights: _Weights, prefix: str, linear: MakeLinear) -> Layer:
     )
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise InvalidRequest(
             f"{path.parent.name}: no {path.name}. A model is a folder in Hugging Face's layout."
         ) from None
     except ValueError as error:
         raise InvalidRequest(f"{path.parent.name}: {path.name} isn't JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{path.parent.name}: {path.name} isn't a JSON object.")
+    return value
