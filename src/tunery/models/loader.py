@@ -24,9 +24,9 @@ from tunery.models.decoder import (
 from tunery.models.folders import require
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
-"""Values of config.json's model_type whose models are our own decoder; all others run through transformers.
+"""Values of config.json's model_type whose models are our own decoder, save for what `_beyond_us` finds.
 
-Biases and head norms are found by their weights.
+Biases and head norms are found by their weights. All others run through transformers.
 """
 
 _REQUIRED = (
@@ -57,7 +57,7 @@ def load(
     """
     folder = Path(directory)
     require(folder)
-    if _json(folder / "config.json").get("model_type") in ARCHITECTURES:
+    if _beyond_us(_json(folder / "config.json")) is None:
         return _decoder(folder, torch.device(device), dtype, linear)
     _shards(folder)
     return wrapped.load(folder, torch.device(device), dtype)
@@ -79,9 +79,13 @@ def _decoder(folder: Path, device: torch.device, dtype: torch.dtype, linear: Mak
 
 
 def read_config(folder: Path) -> tuple[DecoderConfig, bool]:
-    """The sizes, and whether input and output embeddings are one matrix."""
+    """The sizes of a model of our own decoder, and whether input and output embeddings are one matrix."""
     raw = _json(folder / "config.json")
-    _refuse_unsupported(raw, folder)
+    if feature := _beyond_us(raw):
+        raise InvalidRequest(f"{folder.name}: {feature} isn't our own decoder's.")
+    missing = [key for key in _REQUIRED if key not in raw]
+    if missing:
+        raise InvalidRequest(f"{folder.name}: config.json lacks {', '.join(missing)}.")
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     config = DecoderConfig(
         vocab_size=raw["vocab_size"],
@@ -93,28 +97,30 @@ def read_config(folder: Path) -> tuple[DecoderConfig, bool]:
         head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
         rms_norm_eps=raw["rms_norm_eps"],
         rope_theta=rope.get("rope_theta") or raw.get("rope_theta") or 10_000.0,
-        rope_scaling=_rope_scaling(rope, folder),
+        rope_scaling=_rope_scaling(rope),
         max_position_embeddings=raw["max_position_embeddings"],
     )
     return config, bool(raw.get("tie_word_embeddings", False))
 
 
-def _refuse_unsupported(raw: Mapping[str, Any], folder: Path) -> None:
-    missing = [key for key in _REQUIRED if key not in raw]
-    if missing:
-        raise InvalidRequest(f"{folder.name}: config.json lacks {', '.join(missing)}.")
-    if raw.get("hidden_act", "silu") != "silu":
-        raise InvalidRequest(f"{folder.name}: activation '{raw['hidden_act']}' isn't supported, only 'silu'.")
-    if raw.get("sliding_window") and raw.get("use_sliding_window", True):
-        raise InvalidRequest(f"{folder.name}: sliding-window attention isn't supported.")
-
-
-def _rope_scaling(rope: Mapping[str, Any], folder: Path) -> RopeScaling | None:
+def _beyond_us(raw: Mapping[str, Any]) -> str | None:
+    """What a model has that our own decoder hasn't."""
+    if raw.get("model_type") not in ARCHITECTURES:
+        return f"architecture '{raw.get('model_type')}'"
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
+    if kind not in ("default", "llama3"):
+        return f"rotary scaling '{kind}'"
+    if raw.get("hidden_act", "silu") != "silu":
+        return f"activation '{raw['hidden_act']}'"
+    if raw.get("sliding_window") and raw.get("use_sliding_window", True):
+        return "sliding-window attention"
+    return None
+
+
+def _rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
+    if (rope.get("rope_type") or rope.get("type") or "default") == "default":
         return None
-    if kind != "llama3":
-        raise InvalidRequest(f"{folder.name}: rotary scaling '{kind}' isn't supported, only 'default' and 'llama3'.")
     return RopeScaling(
         factor=rope["factor"],
         low_freq_factor=rope["low_freq_factor"],
