@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tunery.errors import InvalidRequest
-from tunery.models import wrapped
+from tunery.models import wrapping
 from tunery.models.decoder import (
     GROUPS,
     Decoder,
@@ -60,7 +60,7 @@ def load(
     if _beyond_us(_json(folder / "config.json")) is None:
         return _decoder(folder, torch.device(device), dtype, linear)
     _shards(folder)
-    return wrapped.load(folder, torch.device(device), dtype)
+    return wrapping.load(folder, torch.device(device), dtype)
 
 
 def _decoder(folder: Path, device: torch.device, dtype: torch.dtype, linear: MakeLinear) -> Decoder:
