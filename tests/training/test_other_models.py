@@ -14,12 +14,13 @@ from tests.training.orders import of, order_in, reports
 from tests.training.test_batches import assert_same, gradients
 from tunery.messages import Checkpointed, Stepped
 from tunery.models.decoder import attend_causally
-from tunery.models.loader import load
+from tunery.models.loader import load, read_sizes
 from tunery.models.lora import CONFIG_FILE, WEIGHTS_FILE, Lora
 from tunery.models.probe import Probe
-from tunery.training import attention, losses
+from tunery.training import attention
 from tunery.training.batches import Example, tree_of
 from tunery.training.losses import evaluate_and_backpropagate
+from tunery.training.memory import Sizes
 
 ANSWERS = 42
 """Tokens before the trained ones; 40 are common to all examples."""
@@ -69,7 +70,6 @@ def padded_with_peft(base: Path, adapter: Path) -> tuple[float, dict[str, Tensor
 def test_loss_and_gradients_of_the_tree_are_those_of_transformers_and_peft(
     bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, recomputed: bool
 ) -> None:
-    monkeypatch.setattr(losses, "RECOMPUTED_TOKENS", 0 if recomputed else 10_000)
     monkeypatch.setattr(attention, "STRETCH", 30)
     adapter = adapter_of(bases[architecture])
     adapter.save(tmp_path, architecture)
@@ -79,7 +79,9 @@ def test_loss_and_gradients_of_the_tree_are_those_of_transformers_and_peft(
     tree = tree_of(batch())
     assert len(tree) < 140 < sum(len(example.inputs) for example in batch())
     total = sum(len(example.targets) for example in batch())
-    outcome = evaluate_and_backpropagate(load(bases[architecture]), tree, adapter, loss_tokens=total)
+    outcome = evaluate_and_backpropagate(
+        load(bases[architecture]), tree, adapter, loss_tokens=total, recompute=recomputed
+    )
     assert theirs[1].keys() == adapter.tensors().keys()
     assert_same((outcome.loss_sum / total, gradients(adapter)), theirs, 1e-5)
 
@@ -109,6 +111,14 @@ def test_the_layers_are_those_that_peft_calls_all_linear(bases: dict[str, Path],
     named = {n for n, p in get_peft_model(plain, config).named_parameters() if p.requires_grad}
     fresh = Lora.fresh(load(bases[architecture]).config, rank=4, alpha=8.0, seed=0)
     assert {name.replace(".default", "") for name in named} == fresh.tensors().keys()
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_an_estimate_knows_the_size_of_every_one(bases: dict[str, Path], architecture: str) -> None:
+    config, tied = read_sizes(bases[architecture])
+    sizes = Sizes(config, tied=tied, rank=4)
+    real = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(bases[architecture]).parameters())
+    assert 0.5 < sizes.weights / real < 2
 
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gemma3_text"])

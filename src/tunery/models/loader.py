@@ -39,6 +39,14 @@ _REQUIRED = (
     "max_position_embeddings",
 )
 
+_SIZES = {
+    "vocabulary": ("vocab_size",),
+    "hidden": ("hidden_size", "n_embd"),
+    "inner": ("intermediate_size", "n_inner", "ffn_dim"),
+    "layers": ("num_hidden_layers", "n_layer"),
+    "heads": ("num_attention_heads", "n_head"),
+}
+
 MakeLinear = Callable[[Tensor, Tensor | None], Linear]
 """(weight [out, in], bias [out] or None) -> the layer; serving passes one that packs the weight first."""
 
@@ -99,6 +107,35 @@ def read_config(folder: Path) -> tuple[DecoderConfig, bool]:
         rope_theta=rope.get("rope_theta") or raw.get("rope_theta") or 10_000.0,
         rope_scaling=_rope_scaling(rope),
         max_position_embeddings=raw["max_position_embeddings"],
+    )
+    return config, bool(raw.get("tie_word_embeddings", False))
+
+
+def read_sizes(folder: Path) -> tuple[DecoderConfig, bool]:
+    """As `read_config`; of a model that runs through transformers, a Llama of about its size: for estimates only."""
+    raw = _json(folder / "config.json")
+    if _beyond_us(raw) is None:
+        return read_config(folder)
+    text = raw.get("text_config") or raw
+    found: dict[str, Any] = {
+        name: next((text[key] for key in keys if text.get(key)), None) for name, keys in _SIZES.items()
+    }
+    found["inner"] = found["inner"] or 4 * (found["hidden"] or 0)
+    lacking = [name for name, value in found.items() if not isinstance(value, int) or value < 1]
+    if lacking:
+        raise InvalidRequest(f"{folder.name}: config.json doesn't say its sizes ({', '.join(lacking)}).")
+    config = DecoderConfig(
+        vocab_size=found["vocabulary"],
+        hidden_size=found["hidden"],
+        intermediate_size=found["inner"],
+        num_hidden_layers=found["layers"],
+        num_attention_heads=found["heads"],
+        num_key_value_heads=text.get("num_key_value_heads") or found["heads"],
+        head_dim=text.get("head_dim") or found["hidden"] // found["heads"],
+        rms_norm_eps=1e-5,
+        rope_theta=10_000.0,
+        rope_scaling=None,
+        max_position_embeddings=text.get("max_position_embeddings") or 1,
     )
     return config, bool(raw.get("tie_word_embeddings", False))
 
