@@ -37,6 +37,7 @@ SEAMS = {
     ("app", "tunery.serving.pool"),
     ("serve", "tunery.serving.pool"),
     ("cli", "tunery.models.bundled"),
+    ("cli", "tunery.models.adding"),
 }
 """Where an implementation is plugged in: the wiring, and nothing else, names it."""
 TORCH_ROOMS = ENGINES

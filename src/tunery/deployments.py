@@ -186,7 +186,8 @@ class Deployments:
             raise EngineUnavailable(f"The deployment '{name}' is {deployment.state}: {why}.")
         self._mark_use(deployment)
         base = self._catalog.base(deployment.base)
-        assert base is not None
+        if base is None:
+            raise EngineUnavailable(_base_gone(deployment))
         return Serving(
             name=deployment.name,
             model=deployment.model,
@@ -201,8 +202,9 @@ class Deployments:
         settled = 0
         for deployment in await run_sync(self._creating):
             base = self._catalog.base(deployment.base)
-            assert base is not None
             try:
+                if base is None:
+                    raise EngineUnavailable(_base_gone(deployment))
                 if deployment.adapter is None:
                     await mounter.start(base.model.name)
                 else:
@@ -343,6 +345,10 @@ def _find(connection: Connection, account_id: int, name: str) -> Deployment | No
 
 def _named(account_id: int, name: str) -> sa.ColumnElement[bool]:
     return sa.and_(deployments.c.account_id == account_id, deployments.c.name_folded == name.lower())
+
+
+def _base_gone(deployment: Deployment) -> str:
+    return f"The base model '{deployment.base}' isn't on this machine any more, or its folder is damaged."
 
 
 def _etag() -> str:

@@ -45,7 +45,7 @@ async def serve(settings: Settings, *, supervised: bool = False) -> None:
     rooms = app.services(settings)
     ca, certificate, key = certificates.ensure(settings.home / "tls")
     engines = EnginePool(
-        rooms.catalog.base_models(),
+        rooms.catalog.base_model,
         settings.home / "engines",
         threads=settings.serving_threads,
         device=settings.device,

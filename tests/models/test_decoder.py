@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from tests.models.tiny import save
-from tunery.models.decoder import Decoder, DenseLinear, attend_causally
+from tunery.models.decoder import Decoder, DenseLinear, Model, attend_causally
 from tunery.models.loader import load
 
 SIZES = {
@@ -50,7 +50,7 @@ MODELS = {
 }
 
 
-def logits_of(decoder: Decoder, ids: Tensor) -> Tensor:
+def logits_of(decoder: Model, ids: Tensor) -> Tensor:
     with torch.inference_mode():
         return decoder.logits(decoder.hidden(ids, torch.arange(len(ids)), attend_causally))
 
@@ -58,6 +58,22 @@ def logits_of(decoder: Decoder, ids: Tensor) -> Tensor:
 def reference(model: PreTrainedModel, ids: Tensor) -> Tensor:
     with torch.inference_mode():
         return model(ids[None]).logits[0]
+
+
+YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 128}
+SPECIAL = {
+    "llama, gelu": LlamaForCausalLM(LlamaConfig(**SIZES, hidden_act="gelu")),
+    "llama, yarn rope": LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=YARN)),
+    "mistral, sliding window": MistralForCausalLM(MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=9)),
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_what_the_decoder_lacks_runs_through_transformers(name: str, tmp_path: Path) -> None:
+    model = save(SPECIAL[name], tmp_path)
+    ids, loaded = torch.arange(60) * 13 % 97, load(tmp_path)
+    assert not isinstance(loaded, Decoder)
+    torch.testing.assert_close(logits_of(loaded, ids), reference(model, ids), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)

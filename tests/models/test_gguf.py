@@ -33,7 +33,15 @@ def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
 
 
-def write_gguf(path: Path, folder: Path, *, pre: str = "smollm", architecture: str = "llama", **fields: Any) -> None:
+def write_gguf(
+    path: Path,
+    folder: Path,
+    *,
+    pre: str = "smollm",
+    architecture: str = "llama",
+    template: str = "{{ messages }}",
+    **fields: Any,
+) -> None:
     """The model of `folder` as a GGUF, its feed-forward weights in Q8_0."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     config, vocabulary = model.config, json.loads((folder / "tokenizer.json").read_text())["model"]
@@ -54,7 +62,7 @@ def write_gguf(path: Path, folder: Path, *, pre: str = "smollm", architecture: s
     writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))
     writer.add_token_merges([" ".join(merge) for merge in vocabulary["merges"]])
     writer.add_eos_token_id(2)
-    writer.add_chat_template("{{ messages }}")
+    writer.add_chat_template(template)
     for key, value in fields.items():
         writer.add_string(key.replace("__", "."), value)
     for name, tensor in model.state_dict().items():

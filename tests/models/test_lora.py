@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tunery.errors import InvalidRequest
-from tunery.models.decoder import attend_causally
+from tunery.models.decoder import TARGETS, attend_causally
 from tunery.models.loader import load
-from tunery.models.lora import CONFIG_FILE, TARGETS, WEIGHTS_FILE, Lora, digest, peft_name
+from tunery.models.lora import CONFIG_FILE, WEIGHTS_FILE, Lora, digest, peft_name
 
 
 def trained(tiny: Path, seed: int = 1) -> Lora:
@@ -77,7 +77,7 @@ def test_a_fresh_adapter_changes_nothing_and_starts_as_pefts_does(tiny: Path) ->
     assert torch.equal(logits_of(tiny, fresh), plain)
     peft = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), LoraConfig(r=64, target_modules=list(TARGETS)))
     theirs = peft.base_model.model.model.layers[0].mlp.down_proj.lora_A["default"].weight
-    ours = fresh.tensors()[peft_name(0, "down_proj", "A")]
+    ours = fresh.tensors()[peft_name("model.layers.0.mlp.down_proj", "A")]
     bound = theirs.shape[1] ** -0.5
     assert ours.shape == theirs.shape
     assert ours.abs().max() <= bound
@@ -87,7 +87,7 @@ def test_a_fresh_adapter_changes_nothing_and_starts_as_pefts_does(tiny: Path) ->
 def test_the_seed_decides_every_bit(tiny: Path) -> None:
     config = load(tiny).config
     one, same, other = (Lora.fresh(config, rank=4, alpha=8, seed=s).tensors() for s in (7, 7, 8))
-    name = peft_name(1, "k_proj", "A")
+    name = peft_name("model.layers.1.self_attn.k_proj", "A")
     assert all(torch.equal(one[n], same[n]) for n in one)
     assert not torch.equal(one[name], other[name])
 

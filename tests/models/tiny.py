@@ -7,7 +7,7 @@ from typing import Any
 import tokenizers
 import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import tunery.models
 
@@ -66,5 +66,39 @@ def write_base(folder: Path, **changes: Any) -> PreTrainedModel:
         "eos_token_id": 2,
     }
     model = save(LlamaForCausalLM(LlamaConfig(**sizes | changes)), folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
+    return model
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "gpt_neox": {"pad_token_id": 0},
+    "phi": {"num_key_value_heads": 2},
+    "granite": {"num_key_value_heads": 2, "attention_multiplier": 0.3, "logits_scaling": 3.0},
+    "starcoder2": {"num_key_value_heads": 2, "sliding_window": 9},
+    "gemma3_text": {
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "sliding_window": 9,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "gpt2": {},
+}
+"""Architectures that aren't our own decoder's: biases, fused and transposed layers, scales, windows."""
+
+
+def write_other(folder: Path, architecture: str, **changes: Any) -> PreTrainedModel:
+    """A whole base of an architecture of `OTHERS`, 3 layers. Returns transformers' model of it."""
+    sizes = {
+        "vocab_size": write_tokenizer(folder),
+        "hidden_size": 32,
+        "intermediate_size": 56,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    config = AutoConfig.for_model(architecture, **sizes | OTHERS.get(architecture, {}) | changes)
+    model = save(AutoModelForCausalLM.from_config(config), folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
     return model

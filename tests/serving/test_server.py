@@ -277,7 +277,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 def with_pool(base: BaseModel, folder: Path, use: Callable[[EnginePool], Awaitable[None]]) -> None:
     async def run_it() -> None:
-        pool = EnginePool({"tiny": base}, folder, 1, "cpu")
+        pool = EnginePool({"tiny": base}.get, folder, 1, "cpu")
         try:
             await asyncio.wait_for(use(pool), 60)
         finally:

@@ -50,7 +50,7 @@ def _base(base: Base) -> dict[str, Any]:
         "created": RELEASED,
         "owned_by": "tunery",
         "status": JobStatus.SUCCEEDED,
-        "capabilities": _capabilities(base, tunable=True),
+        "capabilities": _capabilities(base),
         "lifecycle_status": "generally-available",
         "served_by": base.model.name,
     }
@@ -59,7 +59,6 @@ def _base(base: Base) -> dict[str, Any]:
 def _tuned(model: Model, catalog: Catalog) -> dict[str, Any]:
     """`parent` is ours: what the model was tuned from, a base or another tuned model."""
     base = catalog.base(model.base)
-    assert base is not None
     return {
         "id": model.name,
         "object": "model",
@@ -69,18 +68,20 @@ def _tuned(model: Model, catalog: Catalog) -> dict[str, Any]:
         "status": JobStatus.SUCCEEDED,
         "model": model.base,
         "fine_tune": model.job_id,
-        "capabilities": _capabilities(base, tunable=True),
+        "capabilities": _capabilities(base),
         "lifecycle_status": "generally-available",
-        "served_by": base.model.name,
+        "served_by": model.base if base is None else base.model.name,
         "parent": model.parent,
     }
 
 
-def _capabilities(base: Base, *, tunable: bool) -> dict[str, bool]:
+def _capabilities(base: Base | None) -> dict[str, bool]:
+    """None: the folder of its base is gone, so nothing works."""
+    kinds = frozenset() if base is None else base.kinds
     return {
-        "fine_tune": tunable,
-        "inference": True,
-        "completion": COMPLETION in base.kinds,
-        "chat_completion": CHAT in base.kinds,
+        "fine_tune": base is not None,
+        "inference": base is not None,
+        "completion": COMPLETION in kinds,
+        "chat_completion": CHAT in kinds,
         "embeddings": False,
     }

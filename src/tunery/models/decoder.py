@@ -1,4 +1,4 @@
-"""A decoder of the Llama family over frozen weights, run by training and serving alike.
+"""What training and serving ask of a base model, and a decoder of the Llama family over frozen weights that gives it.
 
 It works on one flat axis of tokens: no batch, no padding. It doesn't know which tokens see which (the caller's
 `Attend` decides: a tree mask, a KV cache), nor which adapter a token belongs to (the caller's `LowRank`), nor where
@@ -15,13 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from tunery.models.layout import Layout
 from tunery.models.operations import rms_norm, rotate, swiglu
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(layer, q [T, heads, D], k [T, kv_heads, D], v [T, kv_heads, D]) -> [T, heads, D], scaled by D ** -0.5.
 
-q and k already carry their rotary positions.
-"""
+class Attend(Protocol):
+    """Which tokens see which: a tree's mask, a KV cache."""
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None, /) -> Tensor:
+        """q [T, heads, D], k [T, kv_heads, D], v [T, kv_heads, D] -> [T, heads, D], scaled by D ** -0.5.
+
+        q and k already carry their positions. With a window a token sees itself and the window - 1 before it.
+        """
+        ...
+
 
 Linear = Callable[[Tensor], Tensor]
 """x [T, in] -> [T, out]"""
@@ -33,13 +40,65 @@ GROUPS = {
     "down": ("down_proj",),
 }
 """Linear layers that share their input run as one: the group's output is its members' outputs side by side."""
+TARGETS = tuple(target for members in GROUPS.values() for target in members)
+_PARENTS = {t: "self_attn" if group in ("qkv", "o") else "mlp" for group, members in GROUPS.items() for t in members}
 
 
 class LowRank(Protocol):
     """What is added to each group of linear layers: one trained adapter, or many gathered by row."""
 
-    def add(self, layer: int, group: str, x: Tensor, y: Tensor) -> Tensor:
-        """x [T, in] and the base's y [T, out] of a group of `GROUPS` -> y with the low-rank term, [T, out]."""
+    def add(self, block: int, group: str, x: Tensor, y: Tensor, /) -> Tensor:
+        """x [T, in] and the base's fresh y [T, out] of a group of the model's `Layout` -> y with the low-rank term."""
+        ...
+
+
+class ModelConfig(Protocol):
+    """What caches, adapters and checks need to know of a model."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def num_key_value_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def max_position_embeddings(self) -> int:
+        """Tokens of the longest sequence that it can read."""
+        ...
+
+    @property
+    def layout(self) -> Layout: ...
+
+
+class Model(Protocol):
+    """A base model: this module's `Decoder`, or transformers' code for any other architecture (wrapped.py)."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def hidden(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        attend: Attend,
+        lora: LowRank | None = None,
+        *,
+        recompute: bool = False,
+    ) -> Tensor:
+        """token_ids [T], positions [T] (int64, on the model's device) -> [T, hidden_size].
+
+        With `recompute` the backward pass computes each block again: a third more time, a fraction of the memory.
+        """
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[rows, hidden_size] -> [rows, vocab_size]. Pass only the rows whose logits are wanted."""
         ...
 
 
@@ -81,6 +140,17 @@ class DecoderConfig:
             "up_proj": (self.hidden_size, self.intermediate_size),
             "down_proj": (self.intermediate_size, self.hidden_size),
         }[target]
+
+    @property
+    def layout(self) -> Layout:
+        blocks = range(self.num_hidden_layers)
+        return Layout(
+            num_blocks=self.num_hidden_layers,
+            groups=GROUPS,
+            features={target: self.features(target) for target in TARGETS},
+            paths={t: tuple(f"model.layers.{i}.{_PARENTS[t]}.{t}" for i in blocks) for t in TARGETS},
+            target_modules=tuple(sorted(TARGETS)),
+        )
 
 
 @dataclass(frozen=True)
@@ -138,10 +208,7 @@ class Decoder:
         *,
         recompute: bool = False,
     ) -> Tensor:
-        """token_ids [T], positions [T] (int64, on the decoder's device) -> [T, hidden_size], before the last norm.
-
-        With `recompute` the backward pass computes each block again: a third more time, a fraction of the memory.
-        """
+        """See `Model.hidden`; before the last norm."""
         cos, sin = self._rotary(positions)
         x = self.embedding[token_ids]
         for index in range(len(self.layers)):
@@ -152,7 +219,7 @@ class Decoder:
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[rows, hidden_size] -> [rows, vocab_size]. Pass only the rows whose logits are wanted."""
+        """See `Model.logits`."""
         return self.head(rms_norm(hidden, self.final_norm, self.config.rms_norm_eps))
 
     def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,8 +270,11 @@ def inverse_frequencies(config: DecoderConfig) -> Tensor:
     return (1 - smooth) * plain / scaling.factor + smooth * plain
 
 
-def attend_causally(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend_causally(_layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None, /) -> Tensor:
     """The `Attend` of one whole sequence on its own."""
+    band = None
+    if window is not None and window < len(q):
+        band = torch.ones(len(q), len(q), dtype=torch.bool, device=q.device).tril().triu(1 - window)
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=band, is_causal=band is None, enable_gqa=True)
     return mixed.squeeze(0).transpose(0, 1)

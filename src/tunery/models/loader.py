@@ -1,4 +1,4 @@
-"""Reads a Hugging Face folder (config.json, safetensors) into a `Decoder`. Never unpickles, never runs its code."""
+"""Reads a Hugging Face folder (config.json, safetensors) into a `Model`. Never unpickles, never runs its code."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -10,11 +10,24 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tunery.errors import InvalidRequest
-from tunery.models.decoder import GROUPS, Decoder, DecoderConfig, DenseLinear, Layer, Linear, RopeScaling
+from tunery.models import wrapping
+from tunery.models.decoder import (
+    GROUPS,
+    Decoder,
+    DecoderConfig,
+    DenseLinear,
+    Layer,
+    Linear,
+    Model,
+    RopeScaling,
+)
 from tunery.models.folders import require
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
-"""Values of config.json's model_type whose models are this decoder, biases and head norms found by their weights."""
+"""Values of config.json's model_type whose models are our own decoder, save for what `_beyond_us` finds.
+
+Biases and head norms are found by their weights. All others run through transformers.
+"""
 
 _REQUIRED = (
     "vocab_size",
@@ -26,6 +39,14 @@ _REQUIRED = (
     "max_position_embeddings",
 )
 
+_SIZES = {
+    "vocabulary": ("vocab_size",),
+    "hidden": ("hidden_size", "n_embd"),
+    "inner": ("intermediate_size", "n_inner", "ffn_dim"),
+    "layers": ("num_hidden_layers", "n_layer"),
+    "heads": ("num_attention_heads", "n_head"),
+}
+
 MakeLinear = Callable[[Tensor, Tensor | None], Linear]
 """(weight [out, in], bias [out] or None) -> the layer; serving passes one that packs the weight first."""
 
@@ -36,15 +57,23 @@ def load(
     dtype: torch.dtype = torch.float32,
     *,
     linear: MakeLinear = DenseLinear,
-) -> Decoder:
-    """Raises InvalidRequest, naming the file, if the folder isn't a model of `ARCHITECTURES` in safetensors.
+) -> Model:
+    """The model in a folder, by config.json's model_type. `linear` is for our own decoder.
 
-    Tested on the CPU only; nothing here is specific to it.
+    Raises InvalidRequest, naming the file, for what isn't in safetensors or can't be run exactly. Tested on the CPU
+    only; nothing here is specific to it.
     """
     folder = Path(directory)
     require(folder)
+    if _beyond_us(_json(folder / "config.json")) is None:
+        return _decoder(folder, torch.device(device), dtype, linear)
+    _shards(folder)
+    return wrapping.load(folder, torch.device(device), dtype)
+
+
+def _decoder(folder: Path, device: torch.device, dtype: torch.dtype, linear: MakeLinear) -> Decoder:
     config, tied = read_config(folder)
-    weights = _Weights(folder, torch.device(device), dtype)
+    weights = _Weights(folder, device, dtype)
     embedding = weights["model.embed_tokens.weight"]
     if embedding.shape != (config.vocab_size, config.hidden_size):
         raise InvalidRequest(f"{folder.name}: the embedding's shape {tuple(embedding.shape)} isn't config.json's.")
@@ -58,9 +87,13 @@ def load(
 
 
 def read_config(folder: Path) -> tuple[DecoderConfig, bool]:
-    """The sizes, and whether input and output embeddings are one matrix."""
+    """The sizes of a model of our own decoder, and whether input and output embeddings are one matrix."""
     raw = _json(folder / "config.json")
-    _refuse_unsupported(raw, folder)
+    if feature := _beyond_us(raw):
+        raise InvalidRequest(f"{folder.name}: {feature} isn't our own decoder's.")
+    missing = [key for key in _REQUIRED if key not in raw]
+    if missing:
+        raise InvalidRequest(f"{folder.name}: config.json lacks {', '.join(missing)}.")
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     config = DecoderConfig(
         vocab_size=raw["vocab_size"],
@@ -72,31 +105,59 @@ def read_config(folder: Path) -> tuple[DecoderConfig, bool]:
         head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
         rms_norm_eps=raw["rms_norm_eps"],
         rope_theta=rope.get("rope_theta") or raw.get("rope_theta") or 10_000.0,
-        rope_scaling=_rope_scaling(rope, folder),
+        rope_scaling=_rope_scaling(rope),
         max_position_embeddings=raw["max_position_embeddings"],
     )
     return config, bool(raw.get("tie_word_embeddings", False))
 
 
-def _refuse_unsupported(raw: Mapping[str, Any], folder: Path) -> None:
+def read_sizes(folder: Path) -> tuple[DecoderConfig, bool]:
+    """As `read_config`; of a model that runs through transformers, a Llama of about its size: for estimates only."""
+    raw = _json(folder / "config.json")
+    if _beyond_us(raw) is None:
+        return read_config(folder)
+    text = raw.get("text_config") or raw
+    found: dict[str, Any] = {
+        name: next((text[key] for key in keys if text.get(key)), None) for name, keys in _SIZES.items()
+    }
+    found["inner"] = found["inner"] or 4 * (found["hidden"] or 0)
+    lacking = [name for name, value in found.items() if not isinstance(value, int) or value < 1]
+    if lacking:
+        raise InvalidRequest(f"{folder.name}: config.json doesn't say its sizes ({', '.join(lacking)}).")
+    config = DecoderConfig(
+        vocab_size=found["vocabulary"],
+        hidden_size=found["hidden"],
+        intermediate_size=found["inner"],
+        num_hidden_layers=found["layers"],
+        num_attention_heads=found["heads"],
+        num_key_value_heads=text.get("num_key_value_heads") or found["heads"],
+        head_dim=text.get("head_dim") or found["hidden"] // found["heads"],
+        rms_norm_eps=1e-5,
+        rope_theta=10_000.0,
+        rope_scaling=None,
+        max_position_embeddings=text.get("max_position_embeddings") or 1,
+    )
+    return config, bool(raw.get("tie_word_embeddings", False))
+
+
+def _beyond_us(raw: Mapping[str, Any]) -> str | None:
+    """What a model has that our own decoder hasn't."""
     if raw.get("model_type") not in ARCHITECTURES:
-        found, known = raw.get("model_type"), ", ".join(ARCHITECTURES)
-        raise InvalidRequest(f"{folder.name}: architecture '{found}' isn't supported; supported: {known}.")
-    missing = [key for key in _REQUIRED if key not in raw]
-    if missing:
-        raise InvalidRequest(f"{folder.name}: config.json lacks {', '.join(missing)}.")
-    if raw.get("hidden_act", "silu") != "silu":
-        raise InvalidRequest(f"{folder.name}: activation '{raw['hidden_act']}' isn't supported, only 'silu'.")
-    if raw.get("sliding_window") and raw.get("use_sliding_window", True):
-        raise InvalidRequest(f"{folder.name}: sliding-window attention isn't supported.")
-
-
-def _rope_scaling(rope: Mapping[str, Any], folder: Path) -> RopeScaling | None:
+        return f"architecture '{raw.get('model_type')}'"
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
+    if kind not in ("default", "llama3"):
+        return f"rotary scaling '{kind}'"
+    if raw.get("hidden_act", "silu") != "silu":
+        return f"activation '{raw['hidden_act']}'"
+    if raw.get("sliding_window") and raw.get("use_sliding_window", True):
+        return "sliding-window attention"
+    return None
+
+
+def _rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
+    if (rope.get("rope_type") or rope.get("type") or "default") == "default":
         return None
-    if kind != "llama3":
-        raise InvalidRequest(f"{folder.name}: rotary scaling '{kind}' isn't supported, only 'default' and 'llama3'.")
     return RopeScaling(
         factor=rope["factor"],
         low_freq_factor=rope["low_freq_factor"],
@@ -128,12 +189,22 @@ class _Weights:
 def _shards(folder: Path) -> dict[str, Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        # only the name's last part: an index from elsewhere must not lead out of its folder
-        return {name: folder / Path(file).name for name, file in _json(index)["weight_map"].items()}
+        return _indexed(folder, _json(index))
     single = folder / "model.safetensors"
     if not single.exists():
         raise InvalidRequest(f"{folder.name}: no model.safetensors. Other formats aren't read: they may run code.")
     return dict.fromkeys(_reading(single, lambda file: file.keys()), single)
+
+
+def _indexed(folder: Path, index: dict[str, Any]) -> dict[str, Path]:
+    """An index from elsewhere must not lead out of its folder, nor to a format that may run code."""
+    files = index.get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        raise InvalidRequest(f"{folder.name}: model.safetensors.index.json isn't an index.")
+    for file in set(files.values()):
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise InvalidRequest(f"{folder.name}: {file} isn't readable safetensors beside the index.")
+    return {name: folder / file for name, file in files.items()}
 
 
 def _reading(path: Path, what: Callable[[Any], Any]) -> Any:
@@ -163,12 +234,15 @@ def _layer(weights: _Weights, prefix: str, linear: MakeLinear) -> Layer:
     )
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise InvalidRequest(
             f"{path.parent.name}: no {path.name}. A model is a folder in Hugging Face's layout."
         ) from None
     except ValueError as error:
         raise InvalidRequest(f"{path.parent.name}: {path.name} isn't JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{path.parent.name}: {path.name} isn't a JSON object.")
+    return value

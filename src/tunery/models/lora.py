@@ -1,8 +1,8 @@
-"""A LoRA adapter on every linear layer, in PEFT's file format. Knows no optimiser and no base weights.
+"""A LoRA adapter on every linear layer of a `Layout`, in PEFT's file format. Knows no optimiser and no base weights.
 
 PEFT's format (peft 0.21): adapter_config.json and adapter_model.safetensors with two matrices per linear layer,
-`base_model.model.model.layers.{i}.{block}.{target}.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank]; the
-layer adds scale * x @ A.T @ B.T, scale = alpha / rank (alpha / sqrt(rank) with use_rslora). Source: arXiv 2106.09685.
+`base_model.model.{module path}.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank]; the layer adds
+scale * x @ A.T @ B.T, scale = alpha / rank (alpha / sqrt(rank) with use_rslora). Source: arXiv 2106.09685.
 """
 
 import hashlib
@@ -17,40 +17,40 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tunery.errors import InvalidRequest
-from tunery.models.decoder import GROUPS, DecoderConfig
+from tunery.models.decoder import ModelConfig
 from tunery.models.folders import written
+from tunery.models.layout import Layout
 from tunery.models.operations import add_low_rank
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-TARGETS = tuple(target for group in GROUPS.values() for target in group)
-_BLOCK = {target: "mlp" if target in ("gate_proj", "up_proj", "down_proj") else "self_attn" for target in TARGETS}
 
 
 class Lora:
-    """One adapter, a `LowRank`: `a[group][layer]` is [members * rank, in], `b[target][layer]` is [out, rank]."""
+    """One adapter, a `LowRank`: `a[group][block]` is [members * rank, in], `b[target][block]` is [out, rank]."""
 
-    def __init__(self, config: DecoderConfig, rank: int, scale: float, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, config: ModelConfig, rank: int, scale: float, tensors: dict[str, Tensor]) -> None:
         """`tensors` by PEFT name; targets that are absent add nothing until trained."""
         self.config, self.rank, self.scale = config, rank, scale
-        layers = range(config.num_hidden_layers)
-        self.b = {t: [tensors[peft_name(i, t, "B")] for i in layers] for t in TARGETS}
+        self.layout = config.layout
+        blocks, paths = range(self.layout.num_blocks), self.layout.paths
+        self.b = {t: [tensors[peft_name(paths[t][i], "B")] for i in blocks] for t in self.layout.targets}
         self.a = {
-            group: [torch.cat([tensors[peft_name(i, t, "A")] for t in members]) for i in layers]
-            for group, members in GROUPS.items()
+            group: [torch.cat([tensors[peft_name(paths[t][i], "A")] for t in members]) for i in blocks]
+            for group, members in self.layout.groups.items()
         }
 
     @classmethod
-    def fresh(cls, config: DecoderConfig, *, rank: int, alpha: float, seed: int) -> "Lora":
+    def fresh(cls, config: ModelConfig, *, rank: int, alpha: float, seed: int) -> "Lora":
         """PEFT's start: A uniform in +-1/sqrt(in) (kaiming with a = sqrt 5), B zero. The seed decides every bit."""
-        return cls(config, rank, alpha / rank, _initial(config, rank, seed))
+        return cls(config, rank, alpha / rank, _initial(config.layout, rank, seed))
 
     @classmethod
-    def load(cls, directory: str | Path, config: DecoderConfig) -> "Lora":
+    def load(cls, directory: str | Path, config: ModelConfig) -> "Lora":
         """Raises InvalidRequest, saying what is wrong, for anything but a plain LoRA that fits the base model."""
         folder = Path(directory)
-        rank, scale = _read_config(folder)
-        tensors = _initial(config, rank, seed=0)
+        rank, scale = _read_config(folder, config.layout)
+        tensors = _initial(config.layout, rank, seed=0)
         for name, tensor in _read_tensors(folder).items():
             if name not in tensors:
                 raise InvalidRequest(f"The adapter has a tensor '{name}', which isn't a LoRA of this base model.")
@@ -73,7 +73,8 @@ class Lora:
 
     def write(self, folder: Path, base_model: str) -> None:
         """`save` for a caller who puts more into the same folder and sees to its durability."""
-        text = json.dumps(_peft_config(self.rank, self.scale * self.rank, base_model), indent=2, sort_keys=True)
+        values = _peft_config(self.layout, rank=self.rank, alpha=self.scale * self.rank, base_model=base_model)
+        text = json.dumps(values, indent=2, sort_keys=True)
         (folder / CONFIG_FILE).write_text(text + "\n", "utf-8")
         tensors = {name: t.detach().cpu().contiguous() for name, t in sorted(self.tensors().items())}
         (folder / WEIGHTS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))
@@ -84,22 +85,23 @@ class Lora:
 
     def tensors(self) -> dict[str, Tensor]:
         """By PEFT name; A matrices are views into their group's stack."""
-        found = {peft_name(i, t, "B"): b for t, stack in self.b.items() for i, b in enumerate(stack)}
-        for group, members in GROUPS.items():
+        paths = self.layout.paths
+        found = {peft_name(paths[t][i], "B"): b for t, stack in self.b.items() for i, b in enumerate(stack)}
+        for group, members in self.layout.groups.items():
             for i, stacked in enumerate(self.a[group]):
                 parts = torch.split(stacked, self.rank)
-                found |= {peft_name(i, t, "A"): part for t, part in zip(members, parts, strict=True)}
+                found |= {peft_name(paths[t][i], "A"): part for t, part in zip(members, parts, strict=True)}
         return found
 
-    def add(self, layer: int, group: str, x: Tensor, y: Tensor) -> Tensor:
+    def add(self, block: int, group: str, x: Tensor, y: Tensor) -> Tensor:
         """In place: y is the base's fresh output."""
-        b = [self.b[target][layer] for target in GROUPS[group]]
-        return add_low_rank(y, x, self.a[group][layer], b, self.scale)
+        b = [self.b[target][block] for target in self.layout.groups[group]]
+        return add_low_rank(y, x, self.a[group][block], b, self.scale)
 
 
-def peft_name(layer: int, target: str, side: str) -> str:
-    """A tensor's name in adapter_model.safetensors; `side` is "A" or "B"."""
-    return f"base_model.model.model.layers.{layer}.{_BLOCK[target]}.{target}.lora_{side}.weight"
+def peft_name(path: str, side: str) -> str:
+    """A tensor's name in adapter_model.safetensors, by the layer's module path; `side` is "A" or "B"."""
+    return f"base_model.model.{path}.lora_{side}.weight"
 
 
 def digest(directory: str | Path) -> str:
@@ -112,24 +114,24 @@ def digest(directory: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _initial(config: DecoderConfig, rank: int, seed: int) -> dict[str, Tensor]:
+def _initial(layout: Layout, rank: int, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for layer in range(config.num_hidden_layers):
-        for target in TARGETS:
-            inputs, outputs = config.features(target)
+    for block in range(layout.num_blocks):
+        for target in layout.targets:
+            inputs, outputs = layout.features[target]
             bound = 1 / math.sqrt(inputs)
             a = torch.empty(rank, inputs).uniform_(-bound, bound, generator=generator)
-            tensors[peft_name(layer, target, "A")] = a
-            tensors[peft_name(layer, target, "B")] = torch.zeros(outputs, rank)
+            tensors[peft_name(layout.paths[target][block], "A")] = a
+            tensors[peft_name(layout.paths[target][block], "B")] = torch.zeros(outputs, rank)
     return tensors
 
 
-def _peft_config(rank: int, alpha: float, base_model: str) -> dict[str, Any]:
+def _peft_config(layout: Layout, *, rank: int, alpha: float, base_model: str) -> dict[str, Any]:
     return {
         "base_model_name_or_path": base_model,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": layout.fan_in_fan_out,
         "inference_mode": True,
         "init_lora_weights": True,
         "lora_alpha": alpha,
@@ -137,14 +139,14 @@ def _peft_config(rank: int, alpha: float, base_model: str) -> dict[str, Any]:
         "modules_to_save": None,
         "peft_type": "LORA",
         "r": rank,
-        "target_modules": sorted(TARGETS),
+        "target_modules": list(layout.target_modules),
         "task_type": "CAUSAL_LM",
         "use_dora": False,
         "use_rslora": False,
     }
 
 
-def _read_config(folder: Path) -> tuple[int, float]:
+def _read_config(folder: Path, layout: Layout) -> tuple[int, float]:
     """(rank, scale); refuses what would make the adapter mean something else than `Lora.add`."""
     try:
         raw = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
@@ -153,8 +155,8 @@ def _read_config(folder: Path) -> tuple[int, float]:
         raise InvalidRequest(f"The adapter's {CONFIG_FILE} can't be read: {error!r}.") from None
     if raw.get("peft_type") != "LORA":
         raise InvalidRequest(f"The adapter's type is {raw.get('peft_type')}; only LORA is supported.")
-    changed = ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication")
-    for key in changed:
+    changed = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication")
+    for key in changed if layout.fan_in_fan_out else (*changed, "fan_in_fan_out"):
         if raw.get(key):
             raise InvalidRequest(f"The adapter uses '{key}', which isn't supported.")
     if raw.get("bias", "none") != "none":

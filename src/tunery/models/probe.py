@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tunery.errors import InvalidRequest
-from tunery.models.decoder import Decoder, LowRank, attend_causally
+from tunery.models.decoder import LowRank, Model, attend_causally
 
 FILE = "probe.json"
 TOP = 5
@@ -45,7 +45,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
         return max(differences)
 
 
-def measure(decoder: Decoder, lora: LowRank | None, token_ids: list[int]) -> Probe:
+def measure(decoder: Model, lora: LowRank | None, token_ids: list[int]) -> Probe:
     """The probe of a decoder with an adapter, at the prompt's last place and three before it."""
     places = sorted({(len(token_ids) - 1) * part // 4 for part in (1, 2, 3, 4)})
     device = decoder.device

@@ -12,7 +12,7 @@ from torch import Tensor
 from tunery.errors import EngineUnavailable
 from tunery.messages import Adapter
 from tunery.models import lora
-from tunery.models.decoder import GROUPS, DecoderConfig
+from tunery.models.decoder import ModelConfig
 from tunery.models.lora import Lora
 
 
@@ -20,12 +20,12 @@ class ServedAdapter:
     """An adapter as two matrices for each group of linear layers: x @ down @ up is what it adds."""
 
     def __init__(self, adapter: Lora) -> None:
-        layers = range(adapter.config.num_hidden_layers)
-        self.down = {group: [adapter.a[group][i].T.contiguous() for i in layers] for group in GROUPS}
+        blocks, groups = range(adapter.layout.num_blocks), adapter.layout.groups
+        self.down = {group: [adapter.a[group][i].T.contiguous() for i in blocks] for group in groups}
         """[in, members * rank]"""
         self.up = {
-            group: [_block_diagonal([adapter.b[t][i].T for t in members]) * adapter.scale for i in layers]
-            for group, members in GROUPS.items()
+            group: [_block_diagonal([adapter.b[t][i].T for t in members]) * adapter.scale for i in blocks]
+            for group, members in groups.items()
         }
         """[members * rank, out], scale included"""
 
@@ -41,10 +41,10 @@ class BatchLora:
         """`spans` are (adapter, first row, row after the last); rows in no span are the base's."""
         self._spans = spans
 
-    def add(self, layer: int, group: str, x: Tensor, y: Tensor) -> Tensor:
+    def add(self, block: int, group: str, x: Tensor, y: Tensor) -> Tensor:
         """In place: y is the base's fresh output."""
         for adapter, start, end in self._spans:
-            y[start:end].addmm_(x[start:end] @ adapter.down[group][layer], adapter.up[group][layer])
+            y[start:end].addmm_(x[start:end] @ adapter.down[group][block], adapter.up[group][block])
         return y
 
 
@@ -55,7 +55,7 @@ class AdapterStore:
     request runs, and loaded again then if it had to go meanwhile.
     """
 
-    def __init__(self, config: DecoderConfig, *, max_bytes: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, config: ModelConfig, *, max_bytes: int, device: torch.device, dtype: torch.dtype) -> None:
         self._config = config
         self._max_bytes = max_bytes
         self._device = device

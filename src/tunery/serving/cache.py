@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tunery.models.decoder import DecoderConfig
+from tunery.models.decoder import ModelConfig
 
 BLOCK_SIZE = 16
 
@@ -27,9 +27,7 @@ class BlockTable:
 class KVCache:
     """Room for `num_tokens` tokens over all sequences, rounded down to whole blocks."""
 
-    def __init__(
-        self, config: DecoderConfig, num_tokens: int, *, device: torch.device | str, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, config: ModelConfig, num_tokens: int, *, device: torch.device | str, dtype: torch.dtype) -> None:
         self.num_blocks = num_tokens // BLOCK_SIZE
         self.device = device
         # One block more than is handed out: block 0 stays zero and pads the shorter rows of a batch.
@@ -130,14 +128,14 @@ class BatchAttention:
         self._slots = torch.tensor(slots, device=cache.device)
         self._groups = [_Group(cache, members) for members in _groups_of(chunks)]
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None, /) -> Tensor:
         """q[T, Hq, D], k and v [T, Hkv, D] -> [T, Hq, D]."""
         self._cache.write(layer, self._slots, k, v)
         if len(self._groups) == 1:
-            return self._groups[0].attend(layer, q)
+            return self._groups[0].attend(layer, q, window)
         out = torch.empty_like(q)
         for group in self._groups:
-            out[group.rows] = group.attend(layer, q[group.rows])
+            out[group.rows] = group.attend(layer, q[group.rows], window)
         return out
 
 
@@ -168,9 +166,10 @@ class _Group:
             [range(table.length - count, table.length) for _, table, count in members], device=device
         )
         places = torch.arange(width * BLOCK_SIZE, device=device)
-        self._visible = (places <= last_seen[:, :, None])[:, None]  # [B, 1, t, L]
+        self._behind = (last_seen[:, :, None] - places)[:, None]  # [B, 1, t, L]
+        self._visible = self._behind >= 0
 
-    def attend(self, layer: int, q: Tensor) -> Tensor:
+    def attend(self, layer: int, q: Tensor, window: int | None) -> Tensor:
         """q[B * t, Hq, D] -> [B * t, Hq, D]. Query heads of one key head become more query rows of it."""
         batch, count = self._shape
         _, heads, dim = q.shape
@@ -178,7 +177,8 @@ class _Group:
         kv_heads = keys.shape[1]
         shared = heads // kv_heads
         q = q.view(batch, count, kv_heads, shared, dim).permute(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, dim)
-        visible = self._visible.expand(batch, shared, count, -1).reshape(batch, 1, shared * count, -1)
+        seen = self._visible if window is None else self._visible & (self._behind < window)
+        visible = seen.expand(batch, shared, count, -1).reshape(batch, 1, shared * count, -1)
         out = torch.nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=visible)
         out = out.view(batch, kv_heads, shared, count, dim).permute(0, 3, 1, 2, 4)
         return out.reshape(batch * count, heads, dim)

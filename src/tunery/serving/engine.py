@@ -15,7 +15,7 @@ from torch import Tensor
 from tunery.errors import EngineUnavailable, TooManyRequests, TuneryError
 from tunery.messages import BaseModel, Generate, Mount, Mounted, Piece, Refused, Started
 from tunery.models import loader
-from tunery.models.decoder import Decoder
+from tunery.models.decoder import Model
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving import runner
 from tunery.serving.adapters import AdapterStore
@@ -69,7 +69,7 @@ class Part:
 class Engine:
     """`submit`, then `step` while `busy`."""
 
-    def __init__(self, base: BaseModel, decoder: Decoder, tokenizer: Tokenizer, limits: Limits | None = None) -> None:
+    def __init__(self, base: BaseModel, decoder: Model, tokenizer: Tokenizer, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._decoder = decoder
         self._tokenizer = tokenizer

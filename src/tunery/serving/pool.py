@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import msgspec
@@ -26,12 +26,13 @@ LONGEST_SOCKET_PATH = 100
 class EnginePool:
     """Routes requests to the engine of their base model. Logs of the engines lie in `folder`."""
 
-    def __init__(self, bases: Mapping[str, BaseModel], folder: Path, threads: int, device: str) -> None:
+    def __init__(self, base_model: Callable[[str], BaseModel | None], folder: Path, threads: int, device: str) -> None:
+        """`base_model`: by its name; None if there is none."""
         self._folder = folder
         self._threads = threads
         self._device = device
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._bases = bases
+        self._base_model = base_model
         self._engines: dict[str, _Engine] = {}
 
     async def start(self, base_name: str) -> None:
@@ -66,7 +67,7 @@ class EnginePool:
 
     def _engine(self, base_name: str) -> "_Engine":
         if base_name not in self._engines:
-            base = self._bases.get(base_name)
+            base = self._base_model(base_name)
             if base is None:
                 raise NotFound(f"There is no base model {base_name} here.")
             self._engines[base_name] = self._new_engine(base)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from tunery.errors import EngineUnavailable, InvalidRequest
-from tunery.models.decoder import Decoder
+from tunery.models.decoder import Model
 from tunery.models.probe import TOLERANCE, Probe
 from tunery.serving import runner
 from tunery.serving.adapters import ServedAdapter
@@ -13,7 +13,7 @@ LONGEST = 4096
 """Tokens of a probe."""
 
 
-def prove(decoder: Decoder, adapter: ServedAdapter, directory: str) -> None:
+def prove(decoder: Model, adapter: ServedAdapter, directory: str) -> None:
     """Runs the adapter's probe through the code that serves; without one, only sees that the output is finite.
 
     Raises EngineUnavailable with the difference, InvalidRequest for a probe that isn't one of this base.
@@ -42,7 +42,7 @@ def _check(probe: Probe, vocab_size: int) -> None:
         raise InvalidRequest("The adapter's probe isn't one of this base.")
 
 
-def _logits(decoder: Decoder, adapter: ServedAdapter, tokens: list[int]) -> Tensor:
+def _logits(decoder: Model, adapter: ServedAdapter, tokens: list[int]) -> Tensor:
     # A cache of its own: that of the running sequences may be full.
     cache = KVCache(decoder.config, len(tokens) + BLOCK_SIZE, device=decoder.device, dtype=decoder.dtype)
     table = BlockTable()

@@ -7,7 +7,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from tunery.models.decoder import Decoder
+from tunery.models.decoder import Model
 from tunery.serving.adapters import BatchLora, ServedAdapter
 from tunery.serving.cache import BatchAttention, BlockTable, KVCache
 
@@ -27,7 +27,7 @@ class Span:
         return self.table.length - len(self.tokens)
 
 
-def run(decoder: Decoder, cache: KVCache, spans: Sequence[Span]) -> list[Tensor]:
+def run(decoder: Model, cache: KVCache, spans: Sequence[Span]) -> list[Tensor]:
     """Fills the cache and returns the wanted logits [wanted, V] of each span. Spans of one adapter come together."""
     if not spans:
         return []

@@ -31,20 +31,24 @@ class TreeAttention:
 
     def __init__(self, tree: Tree, device: torch.device) -> None:
         self._stretches = [_stretch(tree, rows, device) for rows in _cuts(tree)]
+        self._depths = torch.from_numpy(tree.depths).to(device)
 
-    def __call__(self, _layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, _layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None, /) -> Tensor:
         q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
         mixed = [
             F.scaled_dot_product_attention(
                 q[:, :, s.rows],
                 k.index_select(2, s.columns),
                 v.index_select(2, s.columns),
-                attn_mask=s.visible,
+                attn_mask=s.visible if window is None else self._within(s, window),
                 enable_gqa=True,
             )
             for s in self._stretches
         ]
         return torch.cat(mixed, dim=2).squeeze(0).transpose(0, 1)
+
+    def _within(self, s: _Stretch, window: int) -> Tensor:
+        return s.visible & (self._depths[s.rows, None] - self._depths[s.columns] < window)
 
 
 def _cuts(tree: Tree) -> list[slice]:

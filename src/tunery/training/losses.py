@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tunery.models.decoder import Decoder, LowRank
+from tunery.models.decoder import LowRank, Model
 from tunery.training.attention import TreeAttention
 from tunery.training.batches import Tree
 
@@ -41,7 +41,7 @@ class _Part:
     counts: Tensor
 
 
-def evaluate(decoder: Decoder, tree: Tree, lora: LowRank | None) -> Outcome:
+def evaluate(decoder: Model, tree: Tree, lora: LowRank | None) -> Outcome:
     with torch.inference_mode():
         hidden = _loss_rows(decoder, tree, lora)
         parts = _parts(tree, decoder.device)
@@ -49,7 +49,7 @@ def evaluate(decoder: Decoder, tree: Tree, lora: LowRank | None) -> Outcome:
 
 
 def evaluate_and_backpropagate(
-    decoder: Decoder, tree: Tree, lora: LowRank, *, loss_tokens: int, recompute: bool = False
+    decoder: Model, tree: Tree, lora: LowRank, *, loss_tokens: int, recompute: bool = False
 ) -> Outcome:
     """Adds the gradient of loss_sum / loss_tokens to the adapter's; `loss_tokens` counts those of the whole batch.
 
@@ -67,7 +67,7 @@ def evaluate_and_backpropagate(
     return _outcome(found)
 
 
-def _loss_rows(decoder: Decoder, tree: Tree, lora: LowRank | None, *, recompute: bool = False) -> Tensor:
+def _loss_rows(decoder: Model, tree: Tree, lora: LowRank | None, *, recompute: bool = False) -> Tensor:
     device = decoder.device
     token_ids, depths = torch.from_numpy(tree.token_ids).to(device), torch.from_numpy(tree.depths).to(device)
     hidden = decoder.hidden(token_ids, depths, TreeAttention(tree, device), lora, recompute=recompute)

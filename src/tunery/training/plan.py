@@ -19,7 +19,7 @@ import numpy as np
 
 from tunery.messages import Plan, TrainingOrder
 from tunery.models.folders import require
-from tunery.models.loader import read_config
+from tunery.models.loader import read_sizes
 from tunery.training.batches import Example, Tree, micro_batches, tree_of
 from tunery.training.data import Data
 from tunery.training.memory import Sizes, Trees, peak_bytes
@@ -124,7 +124,7 @@ def plan(
 def sizes_of(order: TrainingOrder) -> Sizes:
     folder = Path(order.base.directory)
     require(folder)
-    config, tied = read_config(folder)
+    config, tied = read_sizes(folder)
     return Sizes(config, tied=tied, rank=order.base.lora_rank)
 
 
