@@ -7,13 +7,13 @@ import msgspec
 import pytest
 
 from tests.fake_training import FakePlanner, FakeTrainer, plan_of
-from tests.test_files import jsonl
+from tests.test_files import jsonl, preference_jsonl
 from tests.test_worker import BASE, Shop, shop
 from tunery import rates
 from tunery.errors import EstimateFailed, InvalidRequest, TooManyRequests
 from tunery.estimates import Estimate, Estimates, checked
 from tunery.jobs import NewJob
-from tunery.messages import Failed, Planned, PlanOrder
+from tunery.messages import Dpo, Failed, Planned, PlanOrder
 
 __all__ = ["shop"]
 
@@ -200,7 +200,29 @@ def test_a_local_file_is_checked_like_an_uploaded_one(shop: Shop, tmp_path: Path
     good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
     good.write_bytes(jsonl(20))
     bad.write_bytes(jsonl(20) + b"{\n")
-    assert checked(good, target, "training_file").file.examples == 20
+    (source,), requested = checked(target, {"training_file": good}, {"n_epochs": 2})
+    assert (source.file.examples, requested.n_epochs, requested.dpo) == (20, 2, None)
     with pytest.raises(InvalidRequest, match="line 21") as refused:
-        checked(bad, target, "training_file")
+        checked(target, {"training_file": bad}, {})
     assert refused.value.param == "training_file"
+
+
+def test_a_local_file_of_preferences_is_estimated_as_the_job_that_takes_it(shop: Shop, tmp_path: Path) -> None:
+    target = shop.catalog.find(1, BASE)
+    pairs, chats = tmp_path / "pairs.jsonl", tmp_path / "chats.jsonl"
+    pairs.write_bytes(preference_jsonl())
+    chats.write_bytes(jsonl())
+    _, requested = checked(target, {"training_file": pairs}, {})
+    assert requested.dpo == Dpo()
+    with pytest.raises(InvalidRequest, match="holds chat examples") as refused:
+        checked(target, {"training_file": pairs, "validation_file": chats}, {})
+    assert refused.value.param == "validation_file"
+
+
+def test_an_estimate_of_a_preference_job_plans_its_pairs(shop: Shop) -> None:
+    planner = FakePlanner()
+    found = estimate(shop, planner, training_file=ready(shop, preference_jsonl()), method={"type": "dpo"})
+    assert found.training_examples == 12
+    assert planner.questions[0].order.dpo == Dpo()
+    with pytest.raises(InvalidRequest, match="holds chat examples"):
+        estimate(shop, training_file=ready(shop), method={"type": "dpo"})

@@ -26,6 +26,14 @@ def jsonl(count: int = 12) -> bytes:
     return b"".join(LINE % number for number in range(count))
 
 
+def preference_jsonl(count: int = 12) -> bytes:
+    return b"".join(
+        b'{"input": {"messages": [{"role": "user", "content": "quick %d"}]}, "preferred_output": [{"role": "assistant",'
+        b' "content": "fox"}], "non_preferred_output": [{"role": "assistant", "content": "dog"}]}\n' % number
+        for number in range(count)
+    )
+
+
 @pytest.fixture
 def files(store: Store, settings: Settings) -> Files:
     add_account(store, 1)

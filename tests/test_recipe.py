@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tunery import recipe
 from tunery.errors import InvalidRequest
-from tunery.messages import BaseModel
+from tunery.messages import BaseModel, Dpo
 from tunery.recipe import Recipe, Requested
 
 BASE = BaseModel(name="base", directory="", learning_rate=2e-4, largest_batch=32)
@@ -21,6 +21,10 @@ def parse(hyperparameters: dict[str, Any] | None = None, method: dict[str, Any] 
 
 def supervised(**hyperparameters: Any) -> dict[str, Any]:
     return {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
+
+
+def dpo(beside: dict[str, Any] | None = None, **hyperparameters: Any) -> dict[str, Any]:
+    return {"type": "dpo", "dpo": {**(beside or {}), "hyperparameters": hyperparameters}}
 
 
 @pytest.mark.parametrize("automatic", ["auto", -1, -1.0, None])
@@ -44,6 +48,51 @@ def test_the_method_wins_over_the_older_place() -> None:
 )
 def test_a_method_may_leave_everything_automatic(method: dict[str, Any]) -> None:
     assert parse({"n_epochs": 2}, method) == Requested(n_epochs=2)
+
+
+def test_dpo_s_numbers_are_taken_from_either_level() -> None:
+    expected = Requested(n_epochs=2, dpo=Dpo(beta=0.3, l2_multiplier=0.1))
+    assert parse(None, dpo(n_epochs=2, beta=0.3, l2_multiplier=0.1)) == expected
+    assert parse(None, dpo({"beta": 0.3, "l2_multiplier": 0.1}, n_epochs=2)) == expected
+    assert parse(None, {"type": "dpo", "dpo": {"beta": 0.3, "l2_multiplier": 0.1, "hyperparameters": None}}) == (
+        Requested(dpo=Dpo(beta=0.3, l2_multiplier=0.1))
+    )
+    assert parse(None, dpo({"beta": 0.3}, beta=0.4)) == Requested(dpo=Dpo(beta=0.4))
+
+
+@pytest.mark.parametrize("method", [{"type": "dpo"}, {"type": "dpo", "dpo": {}}, dpo(beta="auto", l2_multiplier=-1)])
+def test_dpo_may_leave_everything_automatic(method: dict[str, Any]) -> None:
+    assert parse({"n_epochs": 2}, method) == Requested(n_epochs=2, dpo=Dpo(beta=0.1, l2_multiplier=0.0))
+    resolved = recipe.resolve(parse(None, method), 50, BASE, 1)
+    assert resolved.dpo == Dpo(beta=0.1, l2_multiplier=0.0)
+    assert (resolved.learning_rate_multiplier, resolved.learning_rate) == (0.1, pytest.approx(0.1 * BASE.learning_rate))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "bounds"),
+    [
+        *(("beta", value, "above 0 up to 2") for value in (0, 2.001, True, "0.1", math.nan, math.inf)),
+        *(("l2_multiplier", value, "from 0 to 1") for value in (-0.1, 1.001, True, "0.1", math.nan)),
+    ],
+)
+def test_dpo_s_numbers_beyond_their_bounds_are_refused_where_they_stand(name: str, value: Any, bounds: str) -> None:
+    for method, param in (
+        (dpo(**{name: value}), f"method.dpo.hyperparameters.{name}"),
+        (dpo({name: value}), f"method.dpo.{name}"),
+    ):
+        with pytest.raises(InvalidRequest, match=bounds) as refused:
+            parse(None, method)
+        assert refused.value.param == param
+
+
+def test_dpo_s_numbers_at_their_bounds_are_taken() -> None:
+    assert parse(None, dpo(beta=2, l2_multiplier=1)).dpo == Dpo(beta=2.0, l2_multiplier=1.0)
+    assert parse(None, dpo(beta=1e-3, l2_multiplier=0)).dpo == Dpo(beta=1e-3, l2_multiplier=0.0)
+
+
+@pytest.mark.parametrize("weight", [0, 0.1, 1])
+def test_a_prompt_loss_weight_cancels_out_of_dpo(weight: float) -> None:
+    assert parse(None, dpo(prompt_loss_weight=weight)) == parse(None, dpo())
 
 
 BOUNDS = [
@@ -80,8 +129,12 @@ def test_a_fault_is_placed_where_it_stands() -> None:
 
 REFUSED = [
     ({"epochs": 3}, None, "hyperparameters.epochs", "n_epochs, batch_size, learning_rate_multiplier"),
-    (None, {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.1}}}, "method.type", "'dpo' isn't available"),
-    (None, {"type": "reinforcement"}, "method.type", "'supervised' is"),
+    (None, {"type": "reinforcement"}, "method.type", "'supervised' and 'dpo' are"),
+    (None, {"type": "dpo", "supervised": {"hyperparameters": {}}}, "method", "'supervised'"),
+    (None, {"type": "dpo", "dpo": {"n_epochs": 3}}, "method.dpo", "'n_epochs'"),
+    (None, dpo(gamma=0.1), "method.dpo.hyperparameters.gamma", "batch_size, learning_rate_multiplier, beta, l2"),
+    (None, dpo(prompt_loss_weight=1.5), "method.dpo.hyperparameters.prompt_loss_weight", "from 0 to 1"),
+    ({"beta": 0.1}, None, "hyperparameters.beta", "'beta'"),
     (None, {"type": None}, "method.type", "None"),
     (None, {"type": ["supervised"]}, "method.type", "supervised"),
     (None, {"type": "supervised", "supervised": {"n_epochs": 3}}, "method.supervised", "'n_epochs'"),

@@ -12,20 +12,22 @@ import msgspec
 import pytest
 
 from tests.fake_training import Died, FakeClock, FakeTrainer
-from tests.test_files import jsonl, keep
+from tests.models.tiny import write_base
+from tests.test_files import jsonl, keep, preference_jsonl
 from tests.test_queue import add_account
 from tunery import rates
-from tunery.catalog import Catalog
+from tunery.catalog import BUNDLED, Catalog
 from tunery.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, StorageFull, WrongState
 from tunery.files import Files
 from tunery.jobs import Jobs, NewJob
 from tunery.messages import Failed, TrainingOrder
 from tunery.records import FileStatus, Job, JobStatus
-from tunery.results import RESULT_COLUMNS
-from tunery.run import Bench
+from tunery.results import RESULT_COLUMNS, REWARD_COLUMNS
+from tunery.run import Bench, Trainer
 from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.blobs import FolderBlobs
+from tunery.training.local import LocalTrainer
 from tunery.worker import Worker
 
 BASE = "gpt-35-turbo-0613"
@@ -42,7 +44,7 @@ class Shop:
         self.catalog = Catalog(store, settings.models)
         self.jobs = Jobs(store, settings, self.catalog, self.files)
 
-    def worker(self, trainer: FakeTrainer | None = None) -> Worker:
+    def worker(self, trainer: Trainer | None = None) -> Worker:
         bench = Bench(self.store, self.settings, self.catalog, self.files, trainer or FakeTrainer(), threading.Event())
         return Worker(bench)
 
@@ -53,7 +55,12 @@ class Shop:
         wanted = {"model": BASE, "training_file": self.file(), **more}
         return self.jobs.create(1, msgspec.convert(wanted, NewJob))
 
-    def run(self, trainer: FakeTrainer | None = None) -> None:
+    def run_checks(self) -> None:
+        worker = self.worker()
+        while worker.check_once():
+            pass
+
+    def run(self, trainer: Trainer | None = None) -> None:
         worker = self.worker(trainer)
         while worker.check_once():
             pass
@@ -364,6 +371,54 @@ def test_completion_data_does_not_train_a_chat_model(shop: Shop) -> None:
     assert error is not None
     assert "completion examples" in error["message"]
     assert shop.tune(model="babbage-002", training_file=shop.file(lines)).status == JobStatus.SUCCEEDED
+
+
+DPO = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.5, "n_epochs": 2, "batch_size": 4}}}
+
+
+def test_a_preference_job_really_trains_and_tells_its_rewards(shop: Shop) -> None:
+    """With the real trainer, in its process, on a tiny base."""
+    write_base(shop.settings.models / BUNDLED)
+    file = shop.file(preference_jsonl())
+    job = shop.job(training_file=file, validation_file=file, method=DPO)
+    shop.run(LocalTrainer())
+    job = shop.jobs.get(1, job.id)
+    assert job.status == JobStatus.SUCCEEDED, job.error
+    assert job.resolved is not None
+    assert job.resolved["dpo"] == {"beta": 0.5, "l2_multiplier": 0.0}
+    rows = shop.results(job)
+    assert tuple(rows[0]) == RESULT_COLUMNS + REWARD_COLUMNS
+    assert REWARD_COLUMNS[:4] == ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins")
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+    assert (rows[0]["rewards/margins"], float(rows[0]["train_loss"])) == ("0.0", pytest.approx(0.6931, abs=1e-4))
+    assert float(rows[-1]["rewards/margins"]) > 0
+    assert [row["step"] for row in rows if row["full_valid_rewards/margins"]] == ["3", "6"]
+    checkpoints, _ = shop.jobs.checkpoints(job)
+    assert {"train_loss", "rewards/margins", "full_valid_rewards/accuracies"} <= set(checkpoints[0].metrics)
+    assert "6 steps." in next(message for message in shop.messages(job) if "training examples" in message)
+
+
+def test_files_have_to_fit_the_method(shop: Shop) -> None:
+    chats, pairs = shop.file(), shop.file(preference_jsonl())
+    shop.run_checks()
+    with pytest.raises(InvalidRequest, match=f"'{chats}' holds chat examples.*preferred_output") as refused:
+        shop.job(training_file=chats, method=DPO)
+    assert refused.value.param == "training_file"
+    with pytest.raises(InvalidRequest, match=f"'{chats}' holds chat examples") as refused:
+        shop.job(training_file=pairs, validation_file=chats, method=DPO)
+    assert refused.value.param == "validation_file"
+    with pytest.raises(InvalidRequest, match=f"""'{pairs}' holds preference examples.*method to {{"type": "dpo"}}"""):
+        shop.job(training_file=pairs)
+    with pytest.raises(InvalidRequest, match="tunes chat models") as refused:
+        shop.job(model="babbage-002", training_file=pairs, method=DPO)
+    assert refused.value.param == "model"
+
+
+def test_a_file_that_is_still_being_checked_fails_the_job_if_it_does_not_fit_the_method(shop: Shop) -> None:
+    job = shop.tune(method=DPO)
+    assert job.error is not None
+    assert job.error["param"] == "training_file"
+    assert "holds chat examples" in job.error["message"]
 
 
 def test_deleting_a_job_takes_its_model_and_leaves_its_files(shop: Shop) -> None:

@@ -133,9 +133,8 @@ def estimate(
     account = rooms.access.first_account()
     target = rooms.catalog.find(account.id, model)
     given = {"n_epochs": n_epochs, "batch_size": batch_size}
-    requested = recipe.parse(given, None, base=target.base.model)
-    named = [("training_file", file)] + ([] if validation is None else [("validation_file", validation)])
-    sources = [estimates.checked(path, target, param) for param, path in named]
+    paths = {"training_file": file} | ({} if validation is None else {"validation_file": validation})
+    sources, requested = estimates.checked(target, paths, given)
     found = rooms.estimates.of(target, sources, requested, recipe.seed(seed))
     rooms.close()
     typer.echo(msgspec.json.encode(found) if as_json else found.described())

@@ -1,10 +1,10 @@
 """What a job would cost, before it starts: steps, tokens, time and memory. Knows no HTTP and no torch."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -12,7 +12,7 @@ from tunery import examples, rates, recipe
 from tunery.catalog import Catalog, Target
 from tunery.errors import EstimateFailed, InvalidRequest, TooManyRequests
 from tunery.files import TRAINING, Files
-from tunery.jobs import Jobs, NewJob, refuse_mixed, refuse_unfit
+from tunery.jobs import PREFERENCE, Jobs, NewJob, formats_of, refuse_mixed, refuse_unfit
 from tunery.messages import Failed, Plan, Planned, PlanOrder, TrainingOrder
 from tunery.rates import Rate
 from tunery.records import File, FileStatus
@@ -101,8 +101,8 @@ class Estimates:
             are being made. EstimateFailed: it took too long, or its process ended.
         """
         target = self._catalog.find(account_id, wanted.model)
-        training, validation = self._jobs.checked_files(account_id, wanted, target)
         requested = recipe.parse(wanted.hyperparameters, wanted.method, base=target.base.model)
+        training, validation = self._jobs.checked_files(account_id, wanted, target, requested)
         sources = [
             self._source(file, param)
             for file, param in ((training, "training_file"), (validation, "validation_file"))
@@ -151,6 +151,7 @@ class Estimates:
             threads=self._settings.training_threads,
             device=self._settings.device,
             memory_bytes=self._settings.training_memory_bytes,
+            dpo=resolved.dpo,
         )
 
     @contextmanager
@@ -166,8 +167,23 @@ class Estimates:
                 self._busy.remove(account_id)
 
 
-def checked(path: Path, target: Target, param: str) -> Source:
-    """A file that wasn't uploaded, after the same check. Raises InvalidRequest if it can't train this model."""
+def checked(
+    target: Target, paths: Mapping[str, Path], hyperparameters: dict[str, Any]
+) -> tuple[list[Source], recipe.Requested]:
+    """Files that weren't uploaded, by parameter, the training file first; a file of preferences asks for dpo.
+
+    Raises InvalidRequest if one can't train this model.
+    """
+    sources = [_checked(path) for path in paths.values()]
+    method = {"type": "dpo"} if sources[0].file.format == PREFERENCE else None
+    requested = recipe.parse(hyperparameters, method, base=target.base.model)
+    formats = formats_of(target, requested)
+    for param, source in zip(paths, sources, strict=True):
+        refuse_unfit(source.file, formats, param)
+    return sources, requested
+
+
+def _checked(path: Path) -> Source:
     with path.open("rb") as stream:
         summary = examples.check(stream, on_finding=lambda _finding: None)
     file = File(
@@ -183,7 +199,6 @@ def checked(path: Path, target: Target, param: str) -> Source:
         format=summary.format,
         examples=summary.examples,
     )
-    refuse_unfit(file, target, param)
     return Source(file, path)
 
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from tunery import recipe
-from tunery.catalog import Catalog, Target
+from tunery.catalog import CHAT, Catalog, Target
 from tunery.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, WrongState
 from tunery.files import TRAINING, Files
 from tunery.rates import finish_time
@@ -27,6 +27,8 @@ from tunery.records import (
 from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.database import RecordT, checkpoints, deployments, events, jobs, many, metrics, models, one, record
+
+PREFERENCE = "preference"
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,8 +69,8 @@ class Jobs:
             if earlier is not None:
                 return earlier
         target = self._catalog.find(account_id, wanted.model)
-        training, _ = self.checked_files(account_id, wanted, target)
         requested = recipe.parse(wanted.hyperparameters, wanted.method, base=target.base.model)
+        training, _ = self.checked_files(account_id, wanted, target, requested)
         row = {
             **self._row(account_id, wanted, target, requested),
             "idempotency_key": idempotency_key,
@@ -97,12 +99,14 @@ class Jobs:
             return earlier
         return self.get(account_id, str(row["id"]))
 
-    def checked_files(self, account_id: int, wanted: NewJob, target: Target) -> tuple[File, File | None]:
+    def checked_files(
+        self, account_id: int, wanted: NewJob, target: Target, requested: recipe.Requested
+    ) -> tuple[File, File | None]:
         """Training and validation file. Raises InvalidRequest where either can't be used."""
-        validation = None
+        formats, validation = formats_of(target, requested), None
         if wanted.validation_file is not None:
-            validation = self._fit_file(account_id, wanted.validation_file, "validation_file", target)
-        return self._fit_file(account_id, wanted.training_file, "training_file", target), validation
+            validation = self._fit_file(account_id, wanted.validation_file, "validation_file", formats)
+        return self._fit_file(account_id, wanted.training_file, "training_file", formats), validation
 
     def get(self, account_id: int, job_id: str) -> Job:
         with self._store.database.read() as connection:
@@ -179,21 +183,19 @@ class Jobs:
                 connection.execute(sa.delete(table).where(table.c.job_id == job_id))
             connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
 
-    def _fit_file(self, account_id: int, file_id: str, param: str, target: Target) -> File:
+    def _fit_file(self, account_id: int, file_id: str, param: str, formats: frozenset[str]) -> File:
         try:
             file = self._files.get(account_id, file_id)
         except NotFound as error:
             raise InvalidRequest(f"The {param} '{file_id}' does not exist.", param=param) from error
-        refuse_unfit(file, target, param)
+        refuse_unfit(file, formats, param)
         return file
 
     def _row(self, account_id: int, wanted: NewJob, target: Target, requested: recipe.Requested) -> dict[str, Any]:
         recipe.check_metadata(wanted.metadata)
         recipe.validate_suffix(wanted.suffix)
-        if wanted.prompt_loss_weight not in (None, 0, 0.0):
-            raise InvalidRequest(
-                "prompt_loss_weight has to be 0: loss falls on answers alone.", param="prompt_loss_weight"
-            )
+        kind = "supervised" if requested.dpo is None else "dpo"
+        recipe.check_prompt_loss_weight(wanted.prompt_loss_weight, "prompt_loss_weight", kind)
         return {
             "id": new_id("ftjob-"),
             "account_id": account_id,
@@ -246,8 +248,20 @@ class Jobs:
             return _job(connection, account_id, job_id)
 
 
-def refuse_unfit(file: File, target: Target, param: str) -> None:
-    """Raises InvalidRequest where the file can't train this base. A file still being checked passes for now."""
+def formats_of(target: Target, requested: recipe.Requested) -> frozenset[str]:
+    """The formats of file that train this base by the method asked for. Raises InvalidRequest if none does."""
+    if requested.dpo is None:
+        return target.base.kinds
+    if CHAT not in target.base.kinds:
+        raise InvalidRequest(
+            f"The model '{target.name}' completes texts; the method 'dpo' tunes chat models. Name one of them.",
+            param="model",
+        )
+    return frozenset({PREFERENCE})
+
+
+def refuse_unfit(file: File, formats: frozenset[str], param: str) -> None:
+    """Raises InvalidRequest where the file isn't of these formats. A file still being checked passes for now."""
     if file.purpose != TRAINING:
         raise InvalidRequest(
             f"The {param} '{file.id}' has the purpose {file.purpose!r}; upload it with the purpose {TRAINING!r}.",
@@ -255,11 +269,18 @@ def refuse_unfit(file: File, target: Target, param: str) -> None:
         )
     if file.status == FileStatus.ERROR:
         raise InvalidRequest(f"The {param} '{file.id}' can't be used. {file.status_details}", param=param)
-    if file.format is not None and file.format not in target.base.kinds:
-        kinds = " or ".join(sorted(target.base.kinds))
+    if file.format is not None and file.format not in formats:
+        if file.format == PREFERENCE:
+            advice = 'Set method to {"type": "dpo"}, or name another file.'
+        elif PREFERENCE in formats:
+            advice = (
+                "Name a file whose lines have input, preferred_output and non_preferred_output, or leave method out."
+            )
+        else:
+            advice = "Name another file, or another model."
         raise InvalidRequest(
-            f"The {param} '{file.id}' holds {file.format} examples; the model '{target.name}' is trained on {kinds} "
-            "examples.",
+            f"The {param} '{file.id}' holds {file.format} examples; this job's model and method are trained on "
+            f"{' or '.join(sorted(formats))} examples. {advice}",
             param=param,
         )
 

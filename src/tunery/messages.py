@@ -46,6 +46,15 @@ class BaseFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 # --- worker <-> trainer ---
 
 
+class Dpo(msgspec.Struct, frozen=True, kw_only=True):
+    """Tuning by preference: direct preference optimisation (arXiv 2305.18290)."""
+
+    beta: float = 0.1
+    """How closely the tuned model is held to the one it starts from."""
+    l2_multiplier: float = 0.0
+    """AdamW's weight decay of the adapter."""
+
+
 class TrainingOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides what is trained. Equal orders give equal adapters."""
 
@@ -70,6 +79,8 @@ class TrainingOrder(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     memory_bytes: int = 0
     """What the trainer may use; 0: what it finds free when it starts."""
+    dpo: Dpo | None = None
+    """None: supervised. Otherwise the files hold preferences."""
 
 
 class PlanOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +126,17 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True, tag="planned"):
     """A second, as measured just now."""
 
 
+class Rewards(msgspec.Struct, frozen=True, kw_only=True):
+    """Means over pairs, under TRL's names. An answer's reward is beta * (its log probability - that at the start)."""
+
+    chosen: float
+    rejected: float
+    accuracies: float
+    """Part of the pairs whose chosen answer has the higher reward."""
+    margins: float
+    """chosen - rejected"""
+
+
 class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """One row of results.csv, as contract.md 2.7 defines its columns. None is an empty cell."""
 
@@ -127,6 +149,10 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
     valid_mean_token_accuracy: float | None = None
     full_valid_loss: float | None = None
     full_valid_mean_token_accuracy: float | None = None
+    rewards: Rewards | None = None
+    """Of preference tuning alone, like the next two. Accuracies above are then those of the chosen answers."""
+    valid_rewards: Rewards | None = None
+    full_valid_rewards: Rewards | None = None
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag="prepared"):

@@ -7,7 +7,7 @@ import csv
 import io
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from tunery import queue
 from tunery.files import RESULTS
-from tunery.messages import StepMetrics
+from tunery.messages import Rewards, StepMetrics
 from tunery.queue import Lease
 from tunery.records import FileStatus, new_id
 from tunery.store import Store
@@ -35,14 +35,19 @@ RESULT_COLUMNS = (
     "full_valid_mean_token_accuracy",
 )
 """The guide's seven columns in its order, then the names that the service's own clients read (contract.md 2.7)."""
+MEASURED = ("rewards", "valid_rewards", "full_valid_rewards")
+REWARD_COLUMNS = tuple(f"{measured}/{name}" for measured in MEASURED for name in Rewards.__struct_fields__)
+"""More of them in a preference job, under TRL's names."""
 
 
 class ResultsFile:
     """The results file of a job that is held; every change of its row is fenced by the job's lease."""
 
-    def __init__(self, store: Store, lease: Lease) -> None:
+    def __init__(self, store: Store, lease: Lease, *, rewards: bool) -> None:
+        """`rewards`: whether it is a preference job's."""
         self._store = store
         self._lease = lease
+        self._columns = RESULT_COLUMNS + (REWARD_COLUMNS if rewards else ())
         self._refreshed = 0.0
 
     def create(self, account_id: int) -> str:
@@ -85,7 +90,7 @@ class ResultsFile:
         last = rows[-1].step if rows else 0
         key = f"files/{file_id}/{self._lease.token}-{last}-{secrets.token_hex(4)}"
         with self._store.blobs.write(key) as stream:
-            stream.write(results_csv(rows))
+            stream.write(results_csv(rows, self._columns))
         return key
 
 
@@ -94,20 +99,20 @@ def step_metrics(connection: Connection, job_id: str) -> list[StepMetrics]:
     return [msgspec.convert(values, StepMetrics) for values in connection.execute(query).scalars()]
 
 
-def results_csv(rows: Iterable[StepMetrics]) -> bytes:
+def results_csv(rows: Iterable[StepMetrics], columns: Sequence[str] = RESULT_COLUMNS) -> bytes:
     """The results file: a header and one row per training step; what wasn't measured at a step stays empty."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(RESULT_COLUMNS)
+    writer.writerow(columns)
     for row in rows:
-        cells = msgspec.structs.asdict(row)
+        cells = msgspec.structs.asdict(row) | _rewards(row)
         cells["validation_mean_token_accuracy"] = row.valid_mean_token_accuracy
-        writer.writerow("" if cells[name] is None else repr(cells[name]) for name in RESULT_COLUMNS)
+        writer.writerow("" if cells.get(name) is None else repr(cells[name]) for name in columns)
     return text.getvalue().encode()
 
 
 def metrics_on_the_wire(row: StepMetrics) -> dict[str, float]:
-    """The seven keys of events and checkpoints (contract.md 1.4) that were measured."""
+    """Of the seven keys of events and checkpoints (contract.md 1.4) and the rewards, those that were measured."""
     names = (
         "train_loss",
         "train_mean_token_accuracy",
@@ -116,4 +121,14 @@ def metrics_on_the_wire(row: StepMetrics) -> dict[str, float]:
         "full_valid_loss",
         "full_valid_mean_token_accuracy",
     )
-    return {name: value for name in names if (value := getattr(row, name)) is not None}
+    return {name: value for name in names if (value := getattr(row, name)) is not None} | _rewards(row)
+
+
+def _rewards(row: StepMetrics) -> dict[str, float]:
+    found = {measured: getattr(row, measured) for measured in MEASURED}
+    return {
+        f"{measured}/{name}": value
+        for measured, rewards in found.items()
+        if rewards is not None
+        for name, value in msgspec.structs.asdict(rewards).items()
+    }

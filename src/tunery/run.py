@@ -16,7 +16,7 @@ from tunery import overfitting, queue, rates, recipe
 from tunery.catalog import Catalog, Target
 from tunery.errors import InvalidRequest, NotFound, TuneryError
 from tunery.files import Files
-from tunery.jobs import add_event, refuse_mixed, refuse_unfit
+from tunery.jobs import add_event, formats_of, refuse_mixed, refuse_unfit
 from tunery.messages import (
     Checkpointed,
     Failed,
@@ -101,7 +101,8 @@ class JobRun:
         self._folder = folder
         self._unwritten: list[Stepped] = []
         self._flushed = 0.0
-        self._results = ResultsFile(bench.store, lease)
+        self._requested = msgspec.convert(job.requested, recipe.Requested)
+        self._results = ResultsFile(bench.store, lease, rewards=self._requested.dpo is not None)
         self._pause_sent = False
         self._plan: Plan | None = None
 
@@ -175,14 +176,15 @@ class JobRun:
     def _inputs(self) -> tuple[File, File | None, Target]:
         """The checked files and the base; waits for checks that still run."""
         target = self._bench.catalog.find(self._job.account_id, self._job.model)
-        training = self._checked(self._job.training_file, "training_file", target)
+        formats = formats_of(target, self._requested)
+        training = self._checked(self._job.training_file, "training_file", formats)
         validation = None
         if self._job.validation_file is not None:
-            validation = self._checked(self._job.validation_file, "validation_file", target)
+            validation = self._checked(self._job.validation_file, "validation_file", formats)
             refuse_mixed(training, validation)
         return training, validation, target
 
-    def _checked(self, file_id: str, param: str, target: Target) -> File:
+    def _checked(self, file_id: str, param: str, formats: frozenset[str]) -> File:
         name = param.replace("_", " ")
         self._tell(f"{param}:running", f"Preprocessing running for the {name}.")
         while True:
@@ -190,7 +192,7 @@ class JobRun:
                 file = self._bench.files.get(self._job.account_id, file_id)
             except NotFound as error:
                 raise InvalidRequest(f"The {param} '{file_id}' was deleted.", param=param) from error
-            refuse_unfit(file, target, param)
+            refuse_unfit(file, formats, param)
             if file.status == FileStatus.PROCESSED:
                 self._tell(f"{param}:completed", f"Preprocessing completed for the {name}.")
                 return file
@@ -200,8 +202,7 @@ class JobRun:
 
     def _order(self, training: File, validation: File | None, target: Target) -> TrainingOrder:
         base = target.base.model
-        requested = msgspec.convert(self._job.requested, recipe.Requested)
-        resolved = recipe.resolve(requested, training.examples or 0, base, self._job.seed)
+        resolved = recipe.resolve(self._requested, training.examples or 0, base, self._job.seed)
         with queue.holding(self._store, self._lease) as (connection, _status):
             self._update(connection, resolved=msgspec.to_builtins(resolved))
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -221,6 +222,7 @@ class JobRun:
             threads=self._settings.training_threads,
             device=self._settings.device,
             memory_bytes=self._settings.training_memory_bytes,
+            dpo=resolved.dpo,
         )
 
     def _state_dir(self) -> str | None:
@@ -272,7 +274,7 @@ class JobRun:
         # Steps repeated after a crash replace themselves: the same numbers again.
         connection.execute(sa.delete(metrics).where(metrics.c.job_id == self._job.id, metrics.c.step >= rows[0].step))
         for row in rows:
-            values = msgspec.structs.asdict(row)
+            values = msgspec.to_builtins(row)
             connection.execute(sa.insert(metrics).values(job_id=self._job.id, step=row.step, values=values))
             if row.step == 1 or row.step % REPORTED_STEPS == 0:
                 self._add_step_event(connection, row)

@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from tests.live import VERSION, LiveService
-from tests.test_files import jsonl
+from tests.test_files import jsonl, preference_jsonl
 
 BASE = "gpt-35-turbo-0613"
 
@@ -53,6 +53,72 @@ def test_hyperparameters_are_automatic_in_every_spelling_until_they_are_known(se
     assert job.hyperparameters.batch_size == 2
     assert job.hyperparameters.n_epochs >= 1
     assert tune(service, hyperparameters={"n_epochs": -1}).hyperparameters.n_epochs >= 1
+
+
+DPO_METHODS = [
+    {"hyperparameters": {"beta": 0.2, "l2_multiplier": 0.1, "n_epochs": 3, "batch_size": "auto"}},
+    {"beta": 0.2, "l2_multiplier": 0.1, "hyperparameters": {"n_epochs": 3}},
+]
+
+
+@pytest.mark.parametrize("given", DPO_METHODS)
+@pytest.mark.parametrize("family", ["classic", "v1"])
+def test_preference_jobs_take_both_nestings_and_show_their_numbers_in_one(
+    service: LiveService, given: dict[str, Any], family: str
+) -> None:
+    client = service.azure() if family == "classic" else service.v1()
+    file = client.files.create(file=("pairs.jsonl", preference_jsonl()), purpose="fine-tune").id
+    method: Any = {"type": "dpo", "dpo": given}
+    created = client.fine_tuning.jobs.create(model=BASE, training_file=file, validation_file=file, method=method)
+    automatic = -1 if family == "classic" else "auto"
+    assert created.method is not None
+    assert created.method.to_dict() == {
+        "type": "dpo",
+        "dpo": {
+            "hyperparameters": {
+                "n_epochs": 3,
+                "batch_size": automatic,
+                "learning_rate_multiplier": automatic,
+                "beta": 0.2,
+                "l2_multiplier": 0.1,
+            }
+        },
+    }
+    job = finished(client, created.id)
+    assert job.status == "succeeded"
+    assert (job.hyperparameters.n_epochs, job.hyperparameters.batch_size) == (3, 4)
+    resolved = job.method.dpo.hyperparameters
+    assert (resolved.n_epochs, resolved.batch_size, resolved.beta) == (3, 4, 0.2)
+    header = client.files.content(job.result_files[0]).read().split(b"\n")[0]
+    assert b",rewards/chosen,rewards/rejected,rewards/accuracies,rewards/margins,valid_rewards/chosen" in header
+
+
+def test_a_supervised_results_file_has_no_rewards(service: LiveService) -> None:
+    content = service.azure().files.content(tune(service).result_files[0]).read()
+    assert content.split(b"\n")[0] == (
+        b"step,train_loss,training_accuracy,train_mean_token_accuracy,valid_loss,valid_accuracy,"
+        b"validation_mean_token_accuracy,valid_mean_token_accuracy,full_valid_loss,full_valid_mean_token_accuracy"
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "param"),
+    [
+        ({"type": "dpo", "dpo": {"beta": 0}}, "method.dpo.beta"),
+        ({"type": "dpo", "dpo": {"hyperparameters": {"beta": 2.5}}}, "method.dpo.hyperparameters.beta"),
+        (
+            {"type": "dpo", "dpo": {"hyperparameters": {"l2_multiplier": -1.5}}},
+            "method.dpo.hyperparameters.l2_multiplier",
+        ),
+    ],
+)
+def test_a_preference_job_beyond_its_bounds_is_400_with_its_parameter(
+    service: LiveService, method: dict[str, Any], param: str
+) -> None:
+    body = {"model": BASE, "training_file": upload(service), "method": method}
+    refused = service.http("POST", "/openai/fine_tuning/jobs", json=body)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == param
 
 
 def test_classic_leaves_nulls_out_and_v1_says_them(service: LiveService) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.examples.given import SYSTEM, assistant, call, chat, sound_lines, tool, user
 from tunery import examples
 from tunery.errors import InvalidRequest
-from tunery.examples import Chat, Completion, repeats
+from tunery.examples import Chat, Completion, Preference, Taken, repeats
 
 
 def written(path: Path, lines: list[str], *, mark: str = "\ufeff", ending: str = "\r\n") -> Path:
@@ -16,7 +16,7 @@ def written(path: Path, lines: list[str], *, mark: str = "\ufeff", ending: str =
     return path
 
 
-def read(path: Path) -> list[tuple[int, Chat | Completion]]:
+def read(path: Path) -> list[tuple[int, Taken]]:
     return list(examples.read(path))
 
 
@@ -61,10 +61,25 @@ def test_completions_are_read(tmp_path: Path) -> None:
     assert read(path) == [(1, Completion(prompt="a", completion="b")), (2, Completion(prompt="c", completion="d"))]
 
 
-def test_preferences_cannot_be_trained_yet(tmp_path: Path) -> None:
-    line = {"input": {"messages": [user()]}, "preferred_output": [assistant()], "non_preferred_output": [assistant()]}
-    with pytest.raises(InvalidRequest, match="Preference data"):
-        read(written(tmp_path / "a", [json.dumps(line)]))
+def test_a_preference_is_two_conversations_with_one_beginning_that_is_not_trained(tmp_path: Path) -> None:
+    called = [assistant(None, tool_calls=[call()]), {"role": "tool", "tool_call_id": "c1", "content": "2"}]
+    line = {
+        "input": {
+            "messages": [SYSTEM, user(), assistant("1"), user("And?", name=None)],
+            "tools": [tool()],
+            "parallel_tool_calls": True,
+        },
+        "preferred_output": [*called, assistant("2")],
+        "non_preferred_output": [assistant("3", weight=None)],
+    }
+    ((number, example),) = read(written(tmp_path / "a", [json.dumps(line)]))
+    asked = [SYSTEM, user(), assistant("1"), user("And?")]
+    del called[0]["content"]
+    assert number == 1
+    assert example == Preference(
+        preferred=Chat(messages=[*asked, *called, assistant("2")], weights=[0, 0, 0, 0, 1, 0, 1], tools=[tool()]),
+        non_preferred=Chat(messages=[*asked, assistant("3")], weights=[0, 0, 0, 0, 1], tools=[tool()]),
+    )
 
 
 @pytest.mark.parametrize("line", ["{}", chat(user()), '{"prompt": "a", "completion": "b"}', "x" * 2_000_000])

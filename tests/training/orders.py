@@ -5,7 +5,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tunery.messages import BaseModel, Report, TrainingOrder
+from tunery.messages import BaseModel, Dpo, Report, TrainingOrder
 from tunery.training.loop import train
 
 WORDS = ["quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "intent", "weather", "name", "which"]
@@ -61,3 +61,32 @@ def reports(order: TrainingOrder) -> list[Report]:
 
 def of(kind: type[Any], found: list[Report]) -> list[Any]:
     return [report for report in found if isinstance(report, kind)]
+
+
+def preference(question: str, chosen: str, rejected: str) -> dict[str, Any]:
+    return {
+        "input": {"messages": chat(question, "")["messages"][:2]},
+        "preferred_output": [{"role": "assistant", "content": chosen}],
+        "non_preferred_output": [{"role": "assistant", "content": rejected}],
+    }
+
+
+def random_preferences(count: int, seed: int) -> list[dict[str, Any]]:
+    random = Random(seed)
+
+    def words(most: int) -> str:
+        return " ".join(random.choices(WORDS, k=random.randint(1, most)))
+
+    return [preference(words(6), words(3), words(3)) for _ in range(count)]
+
+
+def dpo_order_in(folder: Path, tiny: Path, **changes: Any) -> TrainingOrder:
+    """As `order_in`, with pairs of answers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = {
+        "training_file": write_lines(folder / "pairs.jsonl", random_preferences(13, seed=1)),
+        "validation_file": write_lines(folder / "validation-pairs.jsonl", random_preferences(5, seed=2)),
+        "learning_rate": 1e-3,
+        "dpo": Dpo(beta=0.3),
+    }
+    return order_in(folder, tiny, **fields | changes)

@@ -27,7 +27,7 @@ from tunery.models.loader import load
 from tunery.models.lora import Lora, digest
 from tunery.models.probe import Probe
 from tunery.models.tokenizer import Tokenizer
-from tunery.training import loop, plan
+from tunery.training import loop, objectives, plan
 from tunery.training.data import read
 from tunery.training.loop import train
 from tunery.training.optimizer import learning_rate
@@ -278,7 +278,7 @@ def test_too_little_memory_is_told_with_advice(tmp_path: Path, tiny: Path, monke
         torch.empty(1 << 55)
 
     for stand_in in (allocate, fails_at(1, MemoryError(), allocate)):
-        monkeypatch.setattr(loop, "evaluate_and_backpropagate", stand_in)
+        monkeypatch.setattr(objectives, "evaluate_and_backpropagate", stand_in)
         last = list(settled(order_in(tmp_path, tiny), lambda: False))[-1]
         assert isinstance(last, Failed)
         assert last.code == "out_of_memory"
@@ -287,7 +287,9 @@ def test_too_little_memory_is_told_with_advice(tmp_path: Path, tiny: Path, monke
 
 def test_an_error_of_our_own_ends_in_a_report_too(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        loop, "evaluate_and_backpropagate", fails_at(3, ZeroDivisionError("oops"), loop.evaluate_and_backpropagate)
+        objectives,
+        "evaluate_and_backpropagate",
+        fails_at(3, ZeroDivisionError("oops"), objectives.evaluate_and_backpropagate),
     )
     found = list(settled(order_in(tmp_path, tiny), lambda: False))
     assert kinds(found[:-1]) == ["prepared", "1", "2"]

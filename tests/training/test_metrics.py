@@ -17,7 +17,7 @@ def tally_of(targets: list[list[int]], predictions: list[list[int]]) -> Tally:
     for edges, target, predicted in zip(tree.example_edges, targets, predictions, strict=True):
         right[edges] = np.array(target) == predicted
     tally = Tally()
-    tally.add(tree, Outcome(loss_sum=12.0, right=right))
+    tally.add(tree, Outcome(loss_sum=12.0, right=right, losses=np.zeros(len(right))))
     return tally
 
 
@@ -38,5 +38,5 @@ def test_equal_examples_count_each() -> None:
     example = Example(1, np.array([1, 2, 3]), np.array([False, True, True]))
     tree = tree_of([example, example, example])
     tally = Tally()
-    tally.add(tree, Outcome(loss_sum=6.0, right=np.array([True, False])))
+    tally.add(tree, Outcome(loss_sum=6.0, right=np.array([True, False]), losses=np.zeros(2)))
     assert (tally.sequences, tally.right_sequences, tally.tokens, tally.right_tokens) == (3, 0, 6, 3)

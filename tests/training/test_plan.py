@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.training.orders import chat, of, order_in, random_lines, reports, write_lines
+from tests.training.orders import chat, dpo_order_in, of, order_in, random_lines, reports, write_lines
 from tunery.errors import InvalidRequest
 from tunery.messages import Checkpointed, Failed, Prepared, Stepped, TrainingOrder
 from tunery.models.loader import load
 from tunery.models.lora import Lora
 from tunery.models.tokenizer import Tokenizer
-from tunery.training import data, loop, plan
+from tunery.training import data, objectives, plan
 from tunery.training.batches import Tree
 from tunery.training.plan import Counted, count, flops, sizes_of
 from tunery.training.process import settled
@@ -25,7 +25,11 @@ PLENTY = 1 << 40
 @pytest.fixture
 def trees(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Tree]]:
     """The trees that a run trains and evaluates, as it calls for them."""
-    seen: dict[str, list[Tree]] = {"evaluate_and_backpropagate": [], "evaluate": []}
+    seen: dict[str, list[Tree]] = {
+        "evaluate_and_backpropagate": [],
+        "evaluate_and_backpropagate_examples": [],
+        "evaluate": [],
+    }
 
     def watched(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(decoder: object, tree: Tree, *rest: object, **named: object) -> object:
@@ -35,7 +39,7 @@ def trees(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Tree]]:
         return wrapped
 
     for name in seen:
-        monkeypatch.setattr(loop, name, watched(name, getattr(loop, name)))
+        monkeypatch.setattr(objectives, name, watched(name, getattr(objectives, name)))
     return seen
 
 
@@ -70,6 +74,26 @@ def test_a_plan_counts_what_the_run_then_computes(
     assert told.flops == pytest.approx(flops(sizes_of(order), counted))
     examples = data.read(order, Tokenizer.load(tiny)).training
     assert told.total_tokens == 2 * sum(len(example.inputs) for example in examples) > told.computed_tokens
+
+
+def test_a_plan_of_preferences_counts_pairs_and_their_reference(
+    tmp_path: Path, tiny: Path, trees: dict[str, list[Tree]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Operations nearly so: the reference's share is taken from the mean epoch, not from the first."""
+    monkeypatch.setattr(plan, "MICRO_BATCH_TOKENS", (120,))
+    order = dpo_order_in(tmp_path, tiny)
+    found = reports(order)
+    told = of(Prepared, found)[0].plan
+    trained = trees["evaluate_and_backpropagate_examples"]
+    assert len(trained) > told.steps == 8
+    assert told.computed_tokens == nodes(trained)
+    assert told.trained_tokens == of(Stepped, found)[-1].trained_tokens
+    counted = Counted(120)
+    for tree in trained:
+        counted.trained.add(tree)
+    for tree in trees["evaluate"]:
+        counted.evaluated.add(tree)
+    assert told.flops == pytest.approx(flops(sizes_of(order), counted), rel=0.03)
 
 
 def test_the_operations_of_one_token_are_two_a_weight_forward_and_as_many_back(tmp_path: Path, tiny: Path) -> None:

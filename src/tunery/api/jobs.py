@@ -96,6 +96,7 @@ def checkpoints(
 def shown(job: Job, call: Call) -> dict[str, Any]:
     """The wire's job object; reply() leaves the nulls out on classic routes."""
     classic = call.family is Family.CLASSIC
+    automatic = "auto" if call.family is Family.V1 else -1
     return {
         "id": job.id,
         "object": "fine_tuning.job",
@@ -104,8 +105,8 @@ def shown(job: Job, call: Call) -> dict[str, Any]:
         "training_file": job.training_file,
         "validation_file": job.validation_file,
         "status": job.status,
-        "hyperparameters": _hyperparameters(job, "auto" if call.family is Family.V1 else -1),
-        "method": job.method,
+        "hyperparameters": _hyperparameters(job, automatic),
+        "method": _method(job, automatic),
         "fine_tuned_model": job.fine_tuned_model,
         "finished_at": job.finished_at,
         "estimated_finish": job.estimated_finish,
@@ -128,6 +129,14 @@ def _hyperparameters(job: Job, automatic: str | int) -> dict[str, Any]:
         return {name: job.resolved[name] for name in names}
     wanted = {name: job.requested.get(name) for name in names}
     return {name: automatic if value in (None, -1, "auto") else value for name, value in wanted.items()}
+
+
+def _method(job: Job, automatic: str | int) -> dict[str, Any] | None:
+    """As asked for; of a preference job with every number, in the one place where SDKs look for them."""
+    dpo = job.requested.get("dpo")
+    if dpo is None:
+        return job.method
+    return {"type": "dpo", "dpo": {"hyperparameters": {**_hyperparameters(job, automatic), **dpo}}}
 
 
 def _event(event: Event, call: Call) -> dict[str, Any]:

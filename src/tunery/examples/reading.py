@@ -31,10 +31,20 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     completion: str
 
 
-def read(source: Source) -> Iterator[tuple[int, Chat | Completion]]:
+class Preference(msgspec.Struct, frozen=True, kw_only=True):
+    """Two answers to one input. Both conversations begin with it, none of its messages is trained."""
+
+    preferred: Chat
+    non_preferred: Chat
+
+
+Taken = Chat | Completion | Preference
+
+
+def read(source: Source) -> Iterator[tuple[int, Taken]]:
     """Line numbers and examples of a file that passed `check`.
 
-    Raises InvalidRequest at a line that isn't valid after all, and for preference data, which can't be trained yet.
+    Raises InvalidRequest at a line that isn't valid after all.
     """
     for number, line, text in _lines(source):
         if isinstance(line, CompletionLine):
@@ -42,7 +52,7 @@ def read(source: Source) -> Iterator[tuple[int, Chat | Completion]]:
         elif isinstance(line, ChatLine):
             yield number, _chat(msgspec.json.decode(text))
         else:
-            raise InvalidRequest("Preference data can't be trained yet; use chat or completion examples.")
+            yield number, _preference(msgspec.json.decode(text))
 
 
 def shared_lines(training: str | Path, validation: str | Path) -> Pairs:
@@ -75,6 +85,22 @@ def _lines(source: Source) -> Iterator[tuple[int, Line, bytes]]:
 
 def _invalid(number: int) -> InvalidRequest:
     return InvalidRequest(f"Line {number} isn't a valid example; check the file and upload it again.")
+
+
+def _preference(line: dict[str, Any]) -> Preference:
+    asked = _chat(line["input"])
+
+    def answered(output: list[dict[str, Any]]) -> Chat:
+        answer = _chat({"messages": output})
+        return Chat(
+            messages=[*asked.messages, *answer.messages],
+            weights=[*(0 for _ in asked.messages), *answer.weights],
+            tools=asked.tools,
+        )
+
+    return Preference(
+        preferred=answered(line["preferred_output"]), non_preferred=answered(line["non_preferred_output"])
+    )
 
 
 def _chat(line: dict[str, Any]) -> Chat:

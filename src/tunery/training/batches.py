@@ -110,19 +110,22 @@ def tree_of(examples: Sequence[Example]) -> Tree:
     )
 
 
-def micro_batches(examples: Sequence[Example], most_tokens: int) -> Iterator[list[Example]]:
-    """Parts of a batch whose trees have at most `most_tokens` nodes each (a single longer example stands alone)."""
+def micro_batches(examples: Sequence[Example], most_tokens: int, *, together: int = 1) -> Iterator[list[Example]]:
+    """Parts of a batch whose trees have at most `most_tokens` nodes each (what is longer alone stands alone).
+
+    Every `together` neighbours, the two answers of a pair, stay in one part and in their order.
+    """
+    nothing: Ints = np.array([], dtype=np.int64)
     part: list[Example] = []
-    size = 0
-    previous = np.array([], dtype=np.int64)
-    for index in _sorted([example.inputs for example in examples]):
-        tokens = examples[index].inputs
-        grown = size + len(tokens) - _shared(previous, tokens)
+    size, previous = 0, nothing
+    for first in _sorted([example.inputs for example in examples[::together]]):
+        group = examples[first * together : (first + 1) * together]
+        grown = size + _added(previous, group)
         if part and grown > most_tokens:
             yield part
-            part, grown = [], len(tokens)
-        part.append(examples[index])
-        size, previous = grown, tokens
+            part, grown = [], _added(nothing, group)
+        part += group
+        size, previous = grown, group[-1].inputs
     if part:
         yield part
 
@@ -166,6 +169,15 @@ def _groups(inputs: Sequence[Ints], most: int) -> Iterator[list[int]]:
             group = []
         group.append(index)
     yield group
+
+
+def _added(previous: Ints, group: Sequence[Example]) -> int:
+    """Nodes that a tree needs at most for these examples beside `previous`."""
+    count = 0
+    for example in group:
+        count += len(example.inputs) - _shared(previous, example.inputs)
+        previous = example.inputs
+    return count
 
 
 def _sorted(inputs: Sequence[Ints]) -> list[int]:

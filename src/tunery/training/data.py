@@ -18,7 +18,7 @@ SAMPLED = 2000
 """Examples of a file that a plan is made from at most."""
 MOST_LINES = 200_000
 
-_Line = tuple[int, examples.Chat | examples.Completion]
+_Line = tuple[int, examples.Taken]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Data:
     training: list[Example]
     validation: list[Example]
     notes: list[Note]
+    together: int
+    """Examples of a line: 1, or 2 where a line is a pair (the preferred answer, then the other)."""
 
 
 def read(order: TrainingOrder, tokenizer: Tokenizer) -> Data:
@@ -36,7 +38,7 @@ def read(order: TrainingOrder, tokenizer: Tokenizer) -> Data:
         validation, more = _read_file(order, tokenizer, "validation_file")
         notes += more
         notes += _shared(order.training_file, order.validation_file)
-    return Data(training, validation, notes)
+    return Data(training, validation, notes, _together(order))
 
 
 def sample(order: TrainingOrder, tokenizer: Tokenizer) -> Data:
@@ -45,25 +47,31 @@ def sample(order: TrainingOrder, tokenizer: Tokenizer) -> Data:
     validation: list[Example] = []
     if order.validation_file is not None:
         validation, _ = _read_file(order, tokenizer, "validation_file", sampled=True)
-    return Data(training, validation, [])
+    return Data(training, validation, [], _together(order))
+
+
+def _together(order: TrainingOrder) -> int:
+    return 1 if order.dpo is None else 2
 
 
 def _read_file(
     order: TrainingOrder, tokenizer: Tokenizer, param: str, *, sampled: bool = False
 ) -> tuple[list[Example], list[Note]]:
     path, longest = getattr(order, param), order.base.longest_example
-    found, cut = [], []
+    found: list[Example] = []
+    cut: dict[int, None] = {}
     try:
         for line, example in _drawn(examples.read(path), order.seed) if sampled else examples.read(path):
-            segments = _segments(tokenizer, example)
-            tokenised, whole = _example(line, segments, longest)
-            cut += [] if whole else [line]
-            found.append(tokenised)
+            for segments in _segments(tokenizer, example, preferences=order.dpo is not None):
+                tokenised, whole = _example(line, segments, longest)
+                cut |= {} if whole else {line: None}
+                found.append(tokenised)
     except InvalidRequest as error:
         raise InvalidRequest(error.message, param=param, code=f"invalid_{param}") from None
     if not found:
         raise InvalidRequest(f"The {_spoken(param)} holds no examples.", param=param, code=f"invalid_{param}")
-    return found, _cut_note(cut, param, longest)
+    notes = _cut_note(list(cut), param, longest)
+    return found, notes if order.dpo is None else notes + _equal_note(found, param)
 
 
 def _drawn(lines: Iterable[_Line], seed: int) -> list[_Line]:
@@ -78,10 +86,15 @@ def _drawn(lines: Iterable[_Line], seed: int) -> list[_Line]:
     return sorted(kept, key=lambda line: line[0])
 
 
-def _segments(tokenizer: Tokenizer, example: examples.Chat | examples.Completion) -> list[Segment]:
+def _segments(tokenizer: Tokenizer, example: examples.Taken, *, preferences: bool) -> list[list[Segment]]:
+    """Of each text that the line gives to train on."""
+    if isinstance(example, examples.Preference) != preferences:
+        wanted, other = ("preference", "chat or completion") if preferences else ("chat or completion", "preference")
+        raise InvalidRequest(f"The file holds {other} examples; this job's method is trained on {wanted} examples.")
     if isinstance(example, examples.Completion):
-        return tokenizer.completion_segments(example.prompt, example.completion)
-    return tokenizer.chat_segments(example.messages, example.tools, example.weights)
+        return [tokenizer.completion_segments(example.prompt, example.completion)]
+    chats = [example] if isinstance(example, examples.Chat) else [example.preferred, example.non_preferred]
+    return [tokenizer.chat_segments(chat.messages, chat.tools, chat.weights) for chat in chats]
 
 
 def _example(line: int, segments: Sequence[Segment], longest: int) -> tuple[Example, bool]:
@@ -104,6 +117,16 @@ def _cut_note(lines: list[int], param: str, longest: int) -> list[Note]:
         return []
     many = f"{len(lines)} example{'s' if len(lines) > 1 else ''} of the {_spoken(param)}"
     message = f"{many} had more than {longest} tokens; what lay beyond was cut off: {_lines(lines)}."
+    return [Note(level="warning", message=message)]
+
+
+def _equal_note(found: Sequence[Example], param: str) -> list[Note]:
+    pairs = zip(found[::2], found[1::2], strict=True)
+    lines = [chosen.line for chosen, rejected in pairs if np.array_equal(chosen.ids, rejected.ids)]
+    if not lines:
+        return []
+    many = f"{len(lines)} pair{'s' if len(lines) > 1 else ''} of the {_spoken(param)}"
+    message = f"{many} had twice the same answer, from which nothing is learnt: {_lines(lines)}."
     return [Note(level="warning", message=message)]
 
 

@@ -33,15 +33,14 @@ from tunery.models.loader import load
 from tunery.models.lora import Lora, digest
 from tunery.models.tokenizer import Tokenizer
 from tunery.training import data
-from tunery.training.batches import Example, micro_batches, tree_of
-from tunery.training.losses import evaluate, evaluate_and_backpropagate
+from tunery.training.batches import Example
 from tunery.training.memory import available_bytes
-from tunery.training.metrics import Tally
+from tunery.training.metrics import Measured
+from tunery.training.objectives import Objective, Preferences, Reference, Supervised
 from tunery.training.optimizer import AdapterOptimizer, learning_rate
 from tunery.training.pace import Pace
-from tunery.training.plan import plan
+from tunery.training.plan import plan, schedule_of
 from tunery.training.refusals import diverged, too_large
-from tunery.training.schedule import Schedule
 from tunery.training.state import State, fingerprint, read_state, write_state
 
 
@@ -64,9 +63,7 @@ class _Run:
     def __init__(self, order: TrainingOrder, found: data.Data, tokenizer: Tokenizer) -> None:
         self._order, self._directory = order, Path(order.directory)
         self._training, self._validation = found.training, found.validation
-        self._schedule = Schedule(
-            found.training, found.validation, batch_size=order.batch_size, n_epochs=order.n_epochs, seed=order.seed
-        )
+        self._schedule = schedule_of(order, found)
         self._probe_ids = _probe_ids(tokenizer)
         earlier = None if order.resume_from is None else read_state(Path(order.resume_from), fingerprint(order))
         self._plan = plan(
@@ -79,12 +76,26 @@ class _Run:
             raise too_large(self._order, self._plan)
         self._decoder = load(order.base.directory, order.device)
         self._lora = self._start_adapter().to(order.device, torch.float32)
-        self._optimizer = AdapterOptimizer(self._lora)
+        weight_decay = 0.0 if order.dpo is None else order.dpo.l2_multiplier
+        self._optimizer = AdapterOptimizer(self._lora, weight_decay=weight_decay)
         self._state = State(order=fingerprint(order), seconds=0.0, micro_batch_tokens=self._plan.micro_batch_tokens)
         if earlier is not None:
             self._state, tensors = earlier
             self._optimizer.restore(tensors, steps=self._state.step)
         self._pace = Pace()
+        self._objective = self._chosen_objective(self._state.micro_batch_tokens)
+
+    def _chosen_objective(self, micro_batch_tokens: int) -> Objective:
+        if self._order.dpo is None:
+            return Supervised(self._decoder, self._lora, micro_batch_tokens)
+        start = None if self._order.start_adapter is None else self._start_adapter()
+        reference = Reference(
+            self._decoder,
+            start and start.to(self._order.device, torch.float32),
+            self._schedule.companies(),
+            micro_batch_tokens,
+        )
+        return Preferences(self._decoder, self._lora, reference, micro_batch_tokens, beta=self._order.dpo.beta)
 
     def _start_adapter(self) -> Lora:
         base = self._order.base
@@ -95,8 +106,8 @@ class _Run:
 
     def prepared(self) -> Prepared:
         return Prepared(
-            train_examples=len(self._training),
-            valid_examples=len(self._validation),
+            train_examples=self._schedule.training_lines,
+            valid_examples=self._schedule.validation_lines,
             steps_per_epoch=self._schedule.steps_per_epoch,
             total_steps=self._schedule.steps,
             tokens_per_epoch=sum(len(example.targets) for example in self._training),
@@ -125,7 +136,7 @@ class _Run:
     def _step(self, step: int) -> Stepped:
         began = time.monotonic()
         trained = self._train(self._schedule.batch(step), step)
-        valid = self._evaluate(self._schedule.validation_batch(step)) if self._validation else None
+        valid = self._objective.evaluate(self._schedule.validation_batch(step)) if self._validation else None
         self._pace.step(time.monotonic() - began)
         full = self._evaluate_all() if self._schedule.ends_epoch(step) else None
         self._state = msgspec.structs.replace(
@@ -141,39 +152,21 @@ class _Run:
             seconds_left=self._seconds_left(step),
         )
 
-    def _train(self, batch: Sequence[Example], step: int) -> Tally:
+    def _train(self, batch: Sequence[Example], step: int) -> Measured:
         self._optimizer.zero_grad()
-        loss_tokens = sum(len(example.targets) for example in batch)
-        tally = Tally()
-        for part in micro_batches(batch, self._state.micro_batch_tokens):
-            tree = tree_of(part)
-            outcome = evaluate_and_backpropagate(
-                self._decoder,
-                tree,
-                self._lora,
-                loss_tokens=loss_tokens,
-                recompute=len(tree) > self._state.micro_batch_tokens,
-            )
-            tally.add(tree, outcome)
+        measured = self._objective.train(batch)
         rate = learning_rate(step, total=self._schedule.steps, peak=self._order.learning_rate)
-        if not (math.isfinite(tally.loss_sum) and self._optimizer.step(rate)):
+        if not (math.isfinite(measured.loss) and self._optimizer.step(rate)):
             raise diverged(self._order, f"The loss or its gradient was no longer a finite number at step {step}")
-        return tally
+        return measured
 
-    def _evaluate(self, batch: Sequence[Example]) -> Tally:
-        tally = Tally()
-        for part in micro_batches(batch, self._state.micro_batch_tokens):
-            tree = tree_of(part)
-            tally.add(tree, evaluate(self._decoder, tree, self._lora))
-        return tally
-
-    def _evaluate_all(self) -> Tally | None:
+    def _evaluate_all(self) -> Measured | None:
         if not self._validation:
             return None
         began = time.monotonic()
-        tally = self._evaluate(self._validation)
+        measured = self._objective.evaluate(self._validation)
         self._pace.evaluation(time.monotonic() - began)
-        return tally
+        return measured
 
     def _seconds_left(self, step: int) -> float | None:
         evaluations = self._order.n_epochs - step // self._schedule.steps_per_epoch if self._validation else 0
@@ -194,7 +187,7 @@ class _Run:
         return Saved(step=self._state.step, directory=str(directory))
 
 
-def _metrics(step: int, trained: Tally, valid: Tally | None, full: Tally | None) -> StepMetrics:
+def _metrics(step: int, trained: Measured, valid: Measured | None, full: Measured | None) -> StepMetrics:
     return StepMetrics(
         step=step,
         train_loss=trained.loss,
@@ -205,6 +198,9 @@ def _metrics(step: int, trained: Tally, valid: Tally | None, full: Tally | None)
         valid_mean_token_accuracy=None if valid is None else valid.token_accuracy,
         full_valid_loss=None if full is None else full.loss,
         full_valid_mean_token_accuracy=None if full is None else full.token_accuracy,
+        rewards=trained.rewards,
+        valid_rewards=None if valid is None else valid.rewards,
+        full_valid_rewards=None if full is None else full.rewards,
     )
 
 

@@ -4,7 +4,7 @@ The head runs on the rows that bear loss only, some at a time, and each part's g
 logits nor their gradients are ever in memory together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from torch import Tensor
 from tunery.models.decoder import LowRank, Model
 from tunery.training.attention import TreeAttention
 from tunery.training.batches import Tree
+
+Floats = npt.NDArray[np.float64]
 
 HEAD_ROWS = 256
 """Rows whose logits are in memory at once: 256 x 49,152 float32 are 50 MB."""
@@ -28,6 +30,12 @@ class Outcome:
     """Negative log likelihood, summed over loss-bearing tokens of all examples."""
     right: npt.NDArray[np.bool_]
     """[E]: whether the most likely token after an edge's node is its target."""
+    losses: Floats
+    """[E]: negative log likelihood of an edge's target."""
+
+    def log_probabilities(self, tree: Tree) -> Floats:
+        """[examples]: of each example, summed over its loss-bearing tokens."""
+        return np.array([-self.losses[edges].sum() for edges in tree.example_edges])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +75,31 @@ def evaluate_and_backpropagate(
     return _outcome(found)
 
 
+def evaluate_and_backpropagate_examples(
+    decoder: Model, tree: Tree, lora: LowRank, slopes: Callable[[Floats], Floats], *, recompute: bool = False
+) -> Outcome:
+    """Adds the gradient of any loss that depends on the tree's examples through their log probabilities alone.
+
+    `slopes` is given these, [examples], and returns the loss's derivative by each. They are known only once the head
+    has run, so each edge gets a row of its own with the gradient of its own loss, to be scaled when they are.
+    """
+    hidden = _loss_rows(decoder, tree, lora, recompute=recompute)
+    edge_rows = torch.from_numpy(np.unique(tree.edge_nodes, return_inverse=True)[1]).to(decoder.device)
+    edge_hidden = hidden.detach()[edge_rows]
+    gradient = torch.empty_like(edge_hidden)
+    found = []
+    for part in _edge_parts(tree, decoder.device):
+        rows = edge_hidden[part.rows].requires_grad_()
+        logits = decoder.logits(rows)
+        found.append(_score(logits.detach(), part))
+        (gradient[part.rows],) = torch.autograd.grad(logits, rows, _gradient(logits.detach(), part, 1))
+    outcome = _outcome(found)
+    weights = torch.from_numpy(_edge_weights(tree, -slopes(outcome.log_probabilities(tree))))
+    gradient *= weights.to(gradient)[:, None]
+    torch.autograd.backward(hidden, torch.zeros_like(hidden).index_add_(0, edge_rows, gradient))
+    return outcome
+
+
 def _loss_rows(decoder: Model, tree: Tree, lora: LowRank | None, *, recompute: bool = False) -> Tensor:
     device = decoder.device
     token_ids, depths = torch.from_numpy(tree.token_ids).to(device), torch.from_numpy(tree.depths).to(device)
@@ -87,11 +120,29 @@ def _parts(tree: Tree, device: torch.device) -> Iterator[_Part]:
         )
 
 
-def _score(logits: Tensor, part: _Part) -> tuple[float, Tensor]:
-    """(summed loss, which edges are right) of logits [rows, vocab]."""
+def _edge_parts(tree: Tree, device: torch.device) -> Iterator[_Part]:
+    """Each edge once, on a row of its own."""
+    targets = torch.from_numpy(tree.edge_targets).to(device)
+    for start in range(0, len(targets), HEAD_ROWS):
+        rows = slice(start, min(start + HEAD_ROWS, len(targets)))
+        places = torch.arange(rows.stop - start, device=device)
+        yield _Part(rows, places, targets[rows], torch.ones_like(places))
+
+
+def _edge_weights(tree: Tree, weights: Floats) -> Floats:
+    """[E]: the weights [examples] of all examples that bear an edge's loss, summed."""
+    edges = np.concatenate(tree.example_edges)
+    each = np.repeat(weights, [len(own) for own in tree.example_edges])
+    summed: Floats = np.bincount(edges, weights=each, minlength=len(tree.edge_targets)).astype(np.float64)
+    return summed
+
+
+def _score(logits: Tensor, part: _Part) -> tuple[float, Tensor, Tensor]:
+    """(summed loss, which edges are right, loss of each edge) of logits [rows, vocab]."""
     logits = _at_least_float32(logits)
-    losses = logits.logsumexp(-1)[part.edge_rows] - logits[part.edge_rows, part.targets]
-    return float((losses.double() * part.counts).sum()), logits.argmax(-1)[part.edge_rows] == part.targets
+    losses = (logits.logsumexp(-1)[part.edge_rows] - logits[part.edge_rows, part.targets]).double()
+    right = logits.argmax(-1)[part.edge_rows] == part.targets
+    return float((losses * part.counts).sum()), right, losses
 
 
 def _gradient(logits: Tensor, part: _Part, loss_tokens: int) -> Tensor:
@@ -107,6 +158,6 @@ def _at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _outcome(found: list[tuple[float, Tensor]]) -> Outcome:
-    right = torch.cat([right for _, right in found])
-    return Outcome(sum(loss_sum for loss_sum, _ in found), right.cpu().numpy())
+def _outcome(found: list[tuple[float, Tensor, Tensor]]) -> Outcome:
+    loss_sums, right, losses = zip(*found, strict=True)
+    return Outcome(sum(loss_sums), torch.cat(right).cpu().numpy(), torch.cat(losses).cpu().numpy())

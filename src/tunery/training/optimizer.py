@@ -15,12 +15,12 @@ STATE = ("parameters", "exp_avg", "exp_avg_sq")
 
 
 class AdapterOptimizer:
-    """AdamW, betas 0.9 and 0.999, no weight decay (arXiv 1711.05101), after clipping (arXiv 1211.5063).
+    """AdamW, betas 0.9 and 0.999 (arXiv 1711.05101), after clipping (arXiv 1211.5063).
 
     One long vector in place of hundreds of small ones: one call moves them all, and one tensor is saved for them.
     """
 
-    def __init__(self, lora: Lora) -> None:
+    def __init__(self, lora: Lora, *, weight_decay: float = 0.0) -> None:
         """From here on `lora`'s tensors are views into this optimiser's, and collect their gradients here."""
         tensors = lora.parameters()
         self._parameters = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
@@ -32,7 +32,7 @@ class AdapterOptimizer:
             tensor.data = values.view(tensor.shape)
             tensor.requires_grad_()
             tensor.grad = gradient.view(tensor.shape)
-        self._adam = torch.optim.AdamW([self._parameters], betas=(0.9, 0.999), weight_decay=0.0, fused=True)
+        self._adam = torch.optim.AdamW([self._parameters], betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)
 
     def zero_grad(self) -> None:
         self._gradient.zero_()

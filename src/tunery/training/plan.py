@@ -62,18 +62,20 @@ class Counted:
     """What some steps compute, and the largest trees among them."""
 
     micro_batch_tokens: int
+    together: int = 1
+    """Examples of a line."""
     steps: int = 0
     trained: Work = field(default_factory=Work)
     recomputed: Work = field(default_factory=Work)
     """The part of `trained` whose blocks are computed again."""
     evaluated: Work = field(default_factory=Work)
-    examples: int = 0
+    lines: int = 0
     largest: Trees = field(default_factory=Trees)
 
     def train(self, batch: Sequence[Example]) -> None:
         self.steps += 1
-        self.examples += len(batch)
-        for part in micro_batches(batch, self.micro_batch_tokens):
+        self.lines += len(batch) // self.together
+        for part in micro_batches(batch, self.micro_batch_tokens, together=self.together):
             tree = tree_of(part)
             self.trained.add(tree)
             again = len(tree) > self.micro_batch_tokens
@@ -86,13 +88,14 @@ class Counted:
     def times(self, *, trained: float, evaluated: float) -> "Counted":
         return Counted(
             self.micro_batch_tokens,
+            self.together,
             trained=self.trained.times(trained),
             recomputed=self.recomputed.times(trained),
             evaluated=self.evaluated.times(evaluated),
         )
 
     def evaluate(self, batch: Sequence[Example]) -> None:
-        for part in micro_batches(batch, self.micro_batch_tokens):
+        for part in micro_batches(batch, self.micro_batch_tokens, together=self.together):
             tree = tree_of(part)
             self.evaluated.add(tree)
             self.largest = self.largest.and_also(Trees(evaluated=len(tree)))
@@ -106,13 +109,13 @@ def plan(
     micro_batch_tokens: int | None = None,
     examples: tuple[int, int] | None = None,
 ) -> Plan:
-    """`available` bytes; `examples` of the whole files, where `found` is a sample of them.
+    """`available` bytes; `examples` (pairs count once) of the whole files, where `found` is a sample of them.
 
     Unless it is given, the micro-batch is the largest of MICRO_BATCH_TOKENS with which the run fits, or the smallest.
     Raises InvalidRequest if the base isn't there or can't be read.
     """
     sizes = sizes_of(order)
-    whole = examples or (len(found.training), len(found.validation))
+    whole = examples or (len(found.training) // found.together, len(found.validation) // found.together)
     choices = MICRO_BATCH_TOKENS if micro_batch_tokens is None else (micro_batch_tokens,)
     for choice in choices:
         planned = _plan(order, found, sizes, whole, choice, available)
@@ -147,20 +150,25 @@ def _plan(
     order: TrainingOrder, found: Data, sizes: Sizes, whole: tuple[int, int], micro_batch_tokens: int, available: int
 ) -> Plan:
     counted = count(order, found, micro_batch_tokens)
-    evaluations = _count_all(found.validation, micro_batch_tokens)
+    evaluations = _count_all(found.validation, micro_batch_tokens, found.together)
     steps = math.ceil(whole[0] / order.batch_size) * order.n_epochs
     seen = whole[0] * order.n_epochs
-    scaled = counted.times(trained=seen / counted.examples, evaluated=steps / counted.steps)
+    scaled = counted.times(trained=seen / counted.lines, evaluated=steps / counted.steps)
+    if order.dpo is not None:  # the reference: every tree of the first epoch once more, forward only
+        scaled.evaluated = scaled.evaluated.plus(scaled.trained.times(1 / order.n_epochs))
     if found.validation:
-        again = evaluations.times(trained=0, evaluated=order.n_epochs * whole[1] / evaluations.examples)
+        times = order.n_epochs + (0 if order.dpo is None else 1)
+        again = evaluations.times(trained=0, evaluated=times * whole[1] / evaluations.lines)
         scaled.evaluated = scaled.evaluated.plus(again.evaluated)
         counted.largest = counted.largest.and_also(evaluations.largest)
     if counted.steps < steps:
-        counted.largest = counted.largest.and_also(_possible(found.training, order.batch_size, micro_batch_tokens))
+        counted.largest = counted.largest.and_also(
+            _possible(found.training, order.batch_size * found.together, micro_batch_tokens, found.together)
+        )
     return Plan(
         steps=steps,
-        trained_tokens=round(seen * _mean(len(example.targets) for example in found.training)),
-        total_tokens=round(seen * _mean(len(example.inputs) for example in found.training)),
+        trained_tokens=round(seen * found.together * _mean(len(example.targets) for example in found.training)),
+        total_tokens=round(seen * found.together * _mean(len(example.inputs) for example in found.training)),
         computed_tokens=round(scaled.trained.nodes),
         flops=flops(sizes, scaled),
         memory_bytes=peak_bytes(sizes, counted.largest, data_bytes=_data_bytes(found, whole), device=order.device),
@@ -172,14 +180,23 @@ def _plan(
 
 def count(order: TrainingOrder, found: Data, micro_batch_tokens: int) -> Counted:
     """The steps of a run, or MOST_STEPS of them, without the evaluations at the end of each epoch."""
-    schedule = Schedule(
-        found.training, found.validation, batch_size=order.batch_size, n_epochs=order.n_epochs, seed=order.seed
-    )
-    counted = Counted(micro_batch_tokens)
+    schedule = schedule_of(order, found)
+    counted = Counted(micro_batch_tokens, found.together)
     for step in _spread(schedule):
         counted.train(schedule.batch(step))
         counted.evaluate(schedule.validation_batch(step))
     return counted
+
+
+def schedule_of(order: TrainingOrder, found: Data) -> Schedule:
+    return Schedule(
+        found.training,
+        found.validation,
+        batch_size=order.batch_size,
+        n_epochs=order.n_epochs,
+        seed=order.seed,
+        together=found.together,
+    )
 
 
 def _spread(schedule: Schedule) -> list[int]:
@@ -189,22 +206,22 @@ def _spread(schedule: Schedule) -> list[int]:
     return [1 + place * considered // taken for place in range(taken)]
 
 
-def _count_all(examples: Sequence[Example], micro_batch_tokens: int) -> Counted:
+def _count_all(examples: Sequence[Example], micro_batch_tokens: int, together: int) -> Counted:
     """Evaluating a whole file, or evenly spread parts of it."""
-    parts = list(micro_batches(examples, micro_batch_tokens))
+    parts = list(micro_batches(examples, micro_batch_tokens, together=together))
     taken = min(len(parts), MOST_PARTS)
     chosen = [parts[place * len(parts) // taken] for place in range(taken)]
-    counted = Counted(micro_batch_tokens, examples=sum(map(len, chosen)))
+    counted = Counted(micro_batch_tokens, together, lines=sum(map(len, chosen)) // together)
     for part in chosen:
         counted.evaluate(part)
     return counted
 
 
-def _possible(examples: Sequence[Example], batch_size: int, micro_batch_tokens: int) -> Trees:
-    """The largest trees that steps which weren't counted can have."""
+def _possible(examples: Sequence[Example], batch: int, micro_batch_tokens: int, together: int) -> Trees:
+    """The largest trees that steps of `batch` examples which weren't counted can have."""
     lengths = [len(example.inputs) for example in examples]
-    most = min(micro_batch_tokens, sum(sorted(lengths)[-batch_size:]))
-    longest = max(lengths)
+    most = min(micro_batch_tokens, sum(sorted(lengths)[-batch:]))
+    longest = max(sum(lengths[i : i + together]) for i in range(0, len(lengths), together))
     return Trees(kept=most, recomputed=longest if longest > micro_batch_tokens else 0, loss_rows=max(most, longest))
 
 
@@ -218,5 +235,5 @@ def _data_bytes(found: Data, whole: tuple[int, int]) -> int:
     for examples, count_of in zip((found.training, found.validation), whole, strict=True):
         if examples:
             held = sum(TOKEN_BYTES * len(example.ids) + EXAMPLE_BYTES for example in examples)
-            total += held * count_of / len(examples)
+            total += held * count_of / (len(examples) // found.together)
     return int(total)

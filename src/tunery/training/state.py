@@ -43,6 +43,8 @@ def fingerprint(order: TrainingOrder) -> str:
         fields.pop(key)
     for key in ("save_every", "threads", "device", "memory_bytes"):
         fields.pop(key)
+    if order.dpo is None:
+        fields.pop("dpo")  # states that were written before there was a choice stay good
     return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
 
 
