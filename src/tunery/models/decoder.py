@@ -89,11 +89,14 @@ class Model(Protocol):
         attend: Attend,
         lora: LowRank | None = None,
         *,
+        rows: Tensor | None = None,
         recompute: bool = False,
     ) -> Tensor:
         """token_ids [T], positions [T] (int64, on the model's device) -> [T, hidden_size].
 
-        With `recompute` the backward pass computes each block again: a third more time, a fraction of the memory.
+        With `rows` only these are returned, and computed once the last attention is over; `lora` then has to treat all
+        rows alike. With `recompute` the backward pass computes each block again: a third more time, a fraction of the
+        memory.
         """
         ...
 
@@ -206,16 +209,18 @@ class Decoder:
         attend: Attend,
         lora: LowRank | None = None,
         *,
+        rows: Tensor | None = None,
         recompute: bool = False,
     ) -> Tensor:
         """See `Model.hidden`; before the last norm."""
         cos, sin = self._rotary(positions)
         x = self.embedding[token_ids]
         for index in range(len(self.layers)):
+            wanted = rows if index == len(self.layers) - 1 else None
             if recompute:
-                x = checkpoint(self._block, index, x, cos, sin, attend, lora, use_reentrant=False)
+                x = checkpoint(self._block, index, x, cos, sin, attend, lora, wanted, use_reentrant=False)
             else:
-                x = self._block(index, x, cos, sin, attend, lora)
+                x = self._block(index, x, cos, sin, attend, lora, wanted)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -226,14 +231,28 @@ class Decoder:
         angles = torch.outer(positions.to(torch.float32), self._inverse_frequencies)
         return angles.cos().to(self.dtype).unsqueeze(1), angles.sin().to(self.dtype).unsqueeze(1)
 
-    def _block(self, index: int, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, lora: LowRank | None) -> Tensor:
+    def _block(
+        self,
+        index: int,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attend: Attend,
+        lora: LowRank | None,
+        rows: Tensor | None,
+    ) -> Tensor:
         layer = self.layers[index]
-        x = x + self._attention(index, layer, x, cos, sin, attend, lora)
+        mixed = self._mixed(index, layer, x, cos, sin, attend, lora)
+        if rows is not None:
+            x, mixed = x[rows], mixed[rows]
+        out = layer.o(mixed)
+        x = x + (out if lora is None else lora.add(index, "o", mixed, out))
         return x + self._feed_forward(index, layer, x, lora)
 
-    def _attention(
+    def _mixed(
         self, index: int, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, lora: LowRank | None
     ) -> Tensor:
+        """What each token gathers from those it sees, [T, heads * D]."""
         c = self.config
         x = rms_norm(x, layer.attention_norm, c.rms_norm_eps)
         qkv = layer.qkv(x)
@@ -243,9 +262,7 @@ class Decoder:
         q, k, v = torch.split(qkv, [c.num_attention_heads, c.num_key_value_heads, c.num_key_value_heads], dim=1)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = rms_norm(q, layer.q_norm, c.rms_norm_eps), rms_norm(k, layer.k_norm, c.rms_norm_eps)
-        mixed = attend(index, rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(1)
-        out = layer.o(mixed)
-        return out if lora is None else lora.add(index, "o", mixed, out)
+        return attend(index, rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(1)
 
     def _feed_forward(self, index: int, layer: Layer, x: Tensor, lora: LowRank | None) -> Tensor:
         x = rms_norm(x, layer.ffn_norm, self.config.rms_norm_eps)

@@ -51,7 +51,7 @@ def measure(decoder: Model, lora: LowRank | None, token_ids: list[int]) -> Probe
     device = decoder.device
     with torch.inference_mode():
         ids, positions = torch.tensor(token_ids, device=device), torch.arange(len(token_ids), device=device)
-        hidden = decoder.hidden(ids, positions, attend_causally, lora)[torch.tensor(places, device=device)]
+        hidden = decoder.hidden(ids, positions, attend_causally, lora, rows=torch.tensor(places, device=device))
         top = torch.log_softmax(decoder.logits(hidden).float(), dim=-1).topk(TOP)
     pairs = zip(places, top.indices.tolist(), top.values.tolist(), strict=True)
     return Probe(

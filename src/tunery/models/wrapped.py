@@ -77,6 +77,7 @@ class WrappedModel:
         attend: Attend,
         lora: LowRank | None = None,
         *,
+        rows: Tensor | None = None,
         recompute: bool = False,
     ) -> Tensor:
         """See `Model.hidden`. Raises InvalidRequest for a position that the model doesn't have."""
@@ -88,7 +89,7 @@ class WrappedModel:
                 input_ids=token_ids[None], position_ids=positions[None], use_cache=False, **{_ATTEND: attend}
             )
         hidden: Tensor = found.last_hidden_state[0]
-        return hidden
+        return hidden if rows is None else hidden[rows]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `Model.logits`."""

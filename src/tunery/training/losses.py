@@ -103,8 +103,8 @@ def evaluate_and_backpropagate_examples(
 def _loss_rows(decoder: Model, tree: Tree, lora: LowRank | None, *, recompute: bool = False) -> Tensor:
     device = decoder.device
     token_ids, depths = torch.from_numpy(tree.token_ids).to(device), torch.from_numpy(tree.depths).to(device)
-    hidden = decoder.hidden(token_ids, depths, TreeAttention(tree, device), lora, recompute=recompute)
-    return hidden[torch.from_numpy(np.unique(tree.edge_nodes)).to(device)]
+    rows = torch.from_numpy(np.unique(tree.edge_nodes)).to(device)
+    return decoder.hidden(token_ids, depths, TreeAttention(tree, device), lora, rows=rows, recompute=recompute)
 
 
 def _parts(tree: Tree, device: torch.device) -> Iterator[_Part]:
