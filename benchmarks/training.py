@@ -33,7 +33,7 @@ from tunery.models.tokenizer import Tokenizer
 from tunery.parent import HARDLY_SPINNING
 from tunery.training import data
 from tunery.training.batches import Example, epoch_batches, micro_batches, tree_of
-from tunery.training.plan import MICRO_BATCH_TOKENS
+from tunery.training.plan import MICRO_BATCH_TOKENS, Counted, flops, sizes_of
 
 CONTENDERS = Path(__file__).parent / "contenders"
 PEERS = {"trl": ("trl", "trl-tuned"), "llamafactory": ("llamafactory",)}
@@ -208,6 +208,10 @@ def _found(
             ),
         }
     computed = [sum(len(tree_of(part)) for part in micro_batches(batch, MICRO_BATCH_TOKENS[0])) for batch in counted]
+    arithmetic = Counted(MICRO_BATCH_TOKENS[0])
+    for batch in counted:
+        arithmetic.train(batch)
+    speed = flops(sizes_of(order), arithmetic) / len(counted) / rows["tunery"]["seconds_a_step"]
     padded = [len(batch) * max(len(example.ids) for example in batch) for batch in counted]
     return {
         "data": path.name,
@@ -216,6 +220,7 @@ def _found(
         "padded_tokens_a_step": statistics.mean(padded),
         "tree_tokens_a_step": statistics.mean(computed),
         "gemm_gflops_a_second": peak / 1e9,
+        "part_of_gemm_peak": speed / peak,
         "contenders": rows,
     }
 
@@ -223,7 +228,8 @@ def _found(
 def show(found: dict[str, Any], console: Console) -> None:
     title = (
         f"{found['data']}, batch {found['batch_size']}, {found['steps']} steps: {found['padded_tokens_a_step']:.0f} "
-        f"padded tokens a step, {found['tree_tokens_a_step']:.0f} in the tree"
+        f"padded tokens a step, {found['tree_tokens_a_step']:.0f} in the tree; "
+        f"tunery at {found['part_of_gemm_peak']:.0%} of the machine's product of large matrices"
     )
     table = Table("", "s a step", "examples/s", "loss tokens/s", "peak MiB", "first loss", "last loss", title=title)
     table.add_column("tunery is ... times as fast")
