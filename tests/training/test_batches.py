@@ -112,6 +112,8 @@ def test_micro_batches_short_stretches_and_recomputation_change_nothing(
     adapter = ready(tiny, torch.float64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "STRETCH", 5)
+        patch.setattr(attention, "BATCH_PAIRS", 5 * 40)
+        patch.setattr(attention, "KEPT_COLUMNS", 20)
         patch.setattr(losses, "HEAD_ROWS", 3)
         ours = by_tree(tiny, adapter, batch, most_tokens, recomputed_tokens=20)
     assert_same(ours, one_by_one(tiny, adapter, batch), 1e-12)

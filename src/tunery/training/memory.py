@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tunery.models.decoder import GROUPS, DecoderConfig
-from tunery.training.attention import STRETCH
+from tunery.training.attention import KEPT_COLUMNS, STRETCH
 from tunery.training.losses import HEAD_ROWS
 
 BYTES = 4
@@ -100,10 +100,10 @@ def _block_bytes(sizes: Sizes, nodes: int) -> float:
     """Kept by one block for the backward pass, a node: what each operation of decoder.py saves."""
     config, rank = sizes.config, sizes.rank
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    columns = min(nodes, nodes / 2 + STRETCH)
+    columns = min(nodes, nodes / 2 + STRETCH, KEPT_COLUMNS)
     norms = 4 * config.hidden_size
     projections = (queries + 2 * keys) + (queries + keys) + 2 * queries
-    attention = columns * (2 * keys / STRETCH + 1)
+    attention = columns * config.num_attention_heads
     feed_forward = 3 * config.intermediate_size
     low_rank = rank * sum(len(members) for members in GROUPS.values())
     return BYTES * (norms + projections + attention + feed_forward + low_rank)
