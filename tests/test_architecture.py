@@ -16,6 +16,7 @@ LAYERS = [
     {"app"},
     {"api", "worker"},
     {"run"},
+    {"tuned"},
     {"deployments", "estimates", "overfitting", "uploads", "results"},
     {"jobs"},
     {"files", "queue"},

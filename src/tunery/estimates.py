@@ -223,7 +223,7 @@ def _understood(answer: Planned | Failed | None) -> Planned:
         return answer
     if answer.code == "internal_error":
         raise EstimateFailed(f"The estimate couldn't be made: {answer.message}")
-    raise InvalidRequest(answer.message, param=answer.param)
+    raise InvalidRequest(answer.message, param=answer.param, code=answer.code)
 
 
 def _estimate(

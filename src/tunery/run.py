@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tunery import overfitting, queue, rates, recipe
+from tunery import overfitting, queue, rates, recipe, tuned
 from tunery.catalog import Catalog, Target
 from tunery.errors import InvalidRequest, NotFound, TuneryError
 from tunery.files import Files
@@ -36,7 +36,7 @@ from tunery.records import File, FileStatus, Job, JobStatus, new_id
 from tunery.results import ResultsFile, metrics_on_the_wire
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import checkpoints, files, jobs, metrics, models
+from tunery.store.database import jobs, metrics
 
 WAIT_SECONDS = 0.3
 FLUSH_SECONDS = 1.0
@@ -105,6 +105,9 @@ class JobRun:
         self._results = ResultsFile(bench.store, lease, rewards=self._requested.dpo is not None)
         self._pause_sent = False
         self._plan: Plan | None = None
+        self._base_name = ""
+        self._bytes = 0
+        """Of training data that the whole run reads."""
 
     def train(self) -> None:
         """Raises LeaseLost, Stopping, or a TuneryError that becomes the job's error."""
@@ -205,6 +208,7 @@ class JobRun:
         resolved = recipe.resolve(self._requested, training.examples or 0, base, self._job.seed)
         with queue.holding(self._store, self._lease) as (connection, _status):
             self._update(connection, resolved=msgspec.to_builtins(resolved))
+        self._base_name, self._bytes = base.name, training.bytes * resolved.n_epochs
         self._folder.mkdir(parents=True, exist_ok=True)
         return TrainingOrder(
             job_id=self._job.id,
@@ -240,7 +244,7 @@ class JobRun:
         self._plan = report.plan
         with queue.holding(self._store, self._lease) as (connection, _status):
             self._update(connection, total_steps=report.total_steps)
-            rate = rates.learned(connection, self._base_model, self._settings.device)
+            rate = rates.learned(connection, self._base_name, self._settings.device)
             if rate is not None:
                 left = rate.seconds(report.plan.flops) * (1 - report.steps_done / report.total_steps)
                 self._update(connection, estimated_finish=self._store.now() + round(left))
@@ -294,23 +298,9 @@ class JobRun:
 
     def _checkpointed(self, report: Checkpointed) -> None:
         self._write_steps()
-        self._store_adapter(report)
-        name = self._job.output_name + ("" if report.final else f":ckpt-step-{report.step}")
+        tuned.keep_adapter(self._store, report)
         with queue.holding(self._store, self._lease) as (connection, _status):
-            mine = sa.and_(checkpoints.c.job_id == self._job.id, checkpoints.c.step == report.step)
-            connection.execute(sa.delete(checkpoints).where(mine))
-            connection.execute(
-                sa.insert(checkpoints).values(
-                    id=new_id("ftchkpt-"),
-                    job_id=self._job.id,
-                    account_id=self._job.account_id,
-                    created_at=self._store.now(),
-                    step=report.step,
-                    name=name,
-                    adapter=report.digest,
-                    metrics={"step": report.step, **metrics_on_the_wire(report.metrics)},
-                )
-            )
+            name = tuned.add_checkpoint(connection, self._store, self._job, report)
             add_event(
                 connection,
                 self._store,
@@ -323,14 +313,6 @@ class JobRun:
                 add_event(connection, self._store, self._job.id, key="overfitting", message=advice, level="warning")
         shutil.rmtree(report.directory, ignore_errors=True)
 
-    def _store_adapter(self, report: Checkpointed) -> None:
-        for source in sorted(Path(report.directory).iterdir()):
-            with (
-                self._store.blobs.write(f"adapters/{report.digest}/{source.name}") as stream,
-                source.open("rb") as file,
-            ):
-                shutil.copyfileobj(file, stream)
-
     # --- the end ---
 
     def _finished(self, report: Finished) -> None:
@@ -338,22 +320,7 @@ class JobRun:
         self._results.refresh(self._result_file, force=True)
         job, now = self._job, self._store.now()
         with queue.holding(self._store, self._lease) as (connection, _status):
-            adapter = connection.execute(
-                sa.select(checkpoints.c.adapter).where(
-                    checkpoints.c.job_id == job.id, checkpoints.c.name == job.output_name
-                )
-            ).scalar_one()
-            connection.execute(
-                sa.insert(models).values(
-                    name=job.output_name,
-                    account_id=job.account_id,
-                    base=job.base,
-                    parent=job.model,
-                    job_id=job.id,
-                    adapter=adapter,
-                    created_at=now,
-                )
-            )
+            tuned.add_model(connection, self._store, job)
             self._measured(connection, report)
             for key, message in (
                 ("best-checkpoint", overfitting.summary(overfitting.evaluations(connection, job.id))),
@@ -377,11 +344,8 @@ class JobRun:
         """How long all that was planned took: later estimates learn from it."""
         if self._plan is None or not report.seconds:
             return
-        assert self._job.resolved is not None
-        size = connection.execute(sa.select(files.c.bytes).where(files.c.id == self._job.training_file)).scalar_one()
-        read = size * self._job.resolved["n_epochs"]
-        measured = rates.Measured(flops=self._plan.flops, bytes=read, seconds=report.seconds)
-        rates.remember(connection, self._base_model, self._settings.device, measured)
+        measured = rates.Measured(flops=self._plan.flops, bytes=self._bytes, seconds=report.seconds)
+        rates.remember(connection, self._base_name, self._settings.device, measured)
 
     def _paused(self, report: Paused) -> None:
         self._write_steps()
@@ -397,12 +361,6 @@ class JobRun:
     def _result_file(self) -> str:
         assert self._job.result_file is not None
         return self._job.result_file
-
-    @property
-    def _base_model(self) -> str:
-        base = self._bench.catalog.base(self._job.base)
-        assert base is not None
-        return base.model.name
 
     def _tell(self, key: str, message: str, *, level: str = "info") -> None:
         with queue.holding(self._store, self._lease) as (connection, _status):
