@@ -10,11 +10,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from tests.fake_training import FakeTrainer
 from tests.models.tiny import write_other
 from tests.test_files import jsonl
 from tests.test_worker import Shop
 from tunery.catalog import BUNDLED, CHAT_ALIASES
 from tunery.errors import Conflict, InvalidRequest
+from tunery.messages import TrainingOrder
 from tunery.models import adding
 from tunery.models.probe import Probe
 from tunery.records import JobStatus
@@ -121,3 +123,17 @@ def test_a_tuned_model_whose_base_is_gone_says_so(shop: Shop, tmp_path: Path) ->
     adding.remove(shop.settings.models, "mine")
     with pytest.raises(InvalidRequest, match="isn't on this machine any more"):
         shop.catalog.find(1, done.fine_tuned_model or "")
+
+
+def test_a_job_whose_base_s_folder_goes_while_it_trains_keeps_what_it_trained(shop: Shop, tmp_path: Path) -> None:
+    add(shop, tmp_path)
+
+    def between(_order: TrainingOrder, step: int) -> None:
+        if step == 5:
+            adding.remove(shop.settings.models, "mine")
+
+    job = shop.job(model="mine")
+    shop.run(FakeTrainer(between=between))
+    found = shop.jobs.get(1, job.id)
+    assert found.status == JobStatus.SUCCEEDED, found.error
+    assert shop.catalog.tuned_model(1, found.fine_tuned_model or "") is not None
