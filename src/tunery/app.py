@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from tunery import api
 from tunery.access import Access
-from tunery.api import control, files, inference, jobs, models
+from tunery.api import control, files, inference, jobs, legacy, models
 from tunery.api.wire import Tolerance
 from tunery.catalog import Catalog
 from tunery.deployments import Deployments
@@ -88,6 +88,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
     for prefix in ("/openai/v1", "/openai"):
         for module in (files, jobs, models):
             app.include_router(module.router, prefix=prefix)
+    app.include_router(legacy.router, prefix="/openai")
     app.include_router(inference.router)
     app.include_router(control.router)
     state: Any = app.state

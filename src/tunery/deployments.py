@@ -140,7 +140,7 @@ class Deployments:
         with self._store.database.begin() as connection:
             old = _find(connection, account_id, name)
             if old is None:
-                raise NotFound(f"The deployment '{name}' does not exist.", code="ResourceNotFound")
+                raise NotFound(f"The deployment '{name}' does not exist.")
             capacity = old.capacity if capacity is None else capacity
             values: dict[str, Any] = {
                 "sku_name": checked_sku(sku_name or old.sku_name, capacity),
@@ -158,7 +158,7 @@ class Deployments:
         with self._store.database.read() as connection:
             deployment = _find(connection, account_id, name)
         if deployment is None:
-            raise NotFound(f"The deployment '{name}' does not exist.", code="ResourceNotFound")
+            raise NotFound(f"The deployment '{name}' does not exist.")
         return deployment
 
     def all(self, account_id: int) -> list[Deployment]:

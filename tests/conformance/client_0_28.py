@@ -49,3 +49,27 @@ def clean_up():
         if item["filename"] == "training_0_28.jsonl":
             openai.File.delete(sid=item["id"])
     assert "training_0_28.jsonl" not in [file["filename"] for file in openai.File.list().data]
+
+
+@check("Deployment.create, retrieve, list, delete on 2022-12-01")
+def deployments():
+    model = "gpt-35-turbo-0613"
+    openai.api_version = "2022-12-01"
+    made = openai.Deployment.create(model=model, scale_settings={"scale_type": "standard"})
+    find = openai.Deployment.retrieve
+    assert until(lambda: find(made["id"]), lambda found: found["status"] == "succeeded")["model"] == model
+    assert made["id"] in [found["id"] for found in openai.Deployment.list()["data"]]
+    answer = openai.ChatCompletion.create(deployment_id=made["id"], messages=[{"role": "user", "content": "Hello"}])
+    assert answer["choices"][0]["message"]["content"]
+    openai.Deployment.delete(made["id"])
+    assert made["id"] not in [found["id"] for found in openai.Deployment.list()["data"]]
+
+
+@check("FineTune.list, retrieve, list_events, stream_events on 2022-12-01")
+def fine_tunes():
+    openai.api_version = "2022-12-01"
+    old_id = "ft-" + check.job["id"][len("ftjob-") :]
+    assert old_id in [found["id"] for found in openai.FineTune.list()["data"]]
+    assert openai.FineTune.retrieve(old_id)["fine_tuned_model"] == check.job["fine_tuned_model"]
+    events = openai.FineTune.list_events(old_id)["data"]
+    assert [event["message"] for event in openai.FineTune.stream_events(old_id)] == [e["message"] for e in events]

@@ -25,6 +25,9 @@ CLIENTS = {
     "openai-3.54": ("client_1.py", ["openai==3.54.0"]),
 }
 
+NODE = "node-openai-6.49"
+NODE_PACKAGES = ["openai@6.49.0"]
+
 
 def main() -> int:
     failures = 0
@@ -34,6 +37,8 @@ def main() -> int:
         environ = environment(service, training)
         for name, (script, requirements) in CLIENTS.items():
             failures += run(name, [str(python_with(name, requirements)), str(HERE / script)], environ)
+        if shutil.which("npm"):
+            failures += run(NODE, ["node", str(node_with(NODE, "client_node.mjs"))], environ)
         if shutil.which("curl"):
             failures += run("curl", ["sh", str(HERE / "guide_curl.sh")], environ)
     print(f"{failures} failed" if failures else "all checks passed")
@@ -50,6 +55,7 @@ def environment(service: LiveService, training: Path) -> dict[str, str]:
         "ARM": service.rooms.settings.tls_endpoint + account.arm_id,
         "ARM_TOKEN": service.token,
         "CA": str(service.ca),
+        "NODE_EXTRA_CA_CERTS": str(service.ca),
     }
 
 
@@ -64,15 +70,26 @@ def python_with(name: str, requirements: list[str]) -> Path:
     return python
 
 
+def node_with(name: str, script: str) -> Path:
+    """The script, beside the packages that it imports: Node looks for them from there."""
+    folder = VENVS / name
+    if not (folder / "installed").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), *NODE_PACKAGES]
+        subprocess.run(command, check=True)
+        (folder / "installed").touch()
+    return Path(shutil.copy(HERE / script, folder))
+
+
 def run(name: str, command: list[str], environ: dict[str, str]) -> int:
     """Failed checks of one client; its lines are `ok WHAT` or `FAILED WHAT: WHY`."""
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("ok ", "FAILED "))]
     for line in lines:
-        print(f"{name:14} {line}")
+        print(f"{name:16} {line}")
     failed = sum(line.startswith("FAILED") for line in lines)
     if done.returncode != 0 or not lines:
-        print(f"{name:14} FAILED to finish: {done.stderr.strip()[-800:]}")
+        print(f"{name:16} FAILED to finish: {done.stderr.strip()[-800:]}")
         failed += 1
     return failed
 

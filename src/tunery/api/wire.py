@@ -208,7 +208,7 @@ def _arm_error(error: TuneryError) -> dict[str, Any]:
 # --- the outermost layer ---
 
 DEPLOYMENT_ALIAS = re.compile(r"^/openai/deployments/[^/]+(?=/(files|fine_tuning|models|uploads)(/|$))")
-BARE_EVENTS = re.compile(r"^/fine_tuning/jobs/[^/]+/events$")
+BARE_EVENTS = re.compile(r"^/(fine_tuning/jobs|fine-tunes)/[^/]+/events$")
 BARE_EVENTS_VERSION = b"api-version=2024-10-21"
 
 
