@@ -33,10 +33,19 @@ class TuneryError(Exception):
     retryable: ClassVar[bool | None] = None
     """Sent as x-should-retry where not None: SDKs retry 409 and 5xx on their own otherwise."""
 
-    def __init__(self, message: str | None = None, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int = 1,
+    ) -> None:
+        """`retry_after`: seconds, for what may be sent again."""
         super().__init__(message or (type(self).__doc__ or "").strip())
         self.param = param
         self.code = code or self.code
+        self.retry_after = retry_after
 
     @property
     def message(self) -> str:

@@ -355,6 +355,8 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
     kind: str
     message: str
     param: str | None = None
+    retry_after: int = 1
+    """Seconds, for those that may be sent again."""
 
 
 Answer = Started | Piece | Done | Mounted | Pong | Refused

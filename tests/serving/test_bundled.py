@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.serving.given import Running, ask, run, write_adapter
+from tests.serving.given import Running, ask, run, steps, write_adapter
 from tunery.messages import Adapter, BaseModel, Generate, Mount, Mounted
 from tunery.models.loader import read_config
 from tunery.models.tokenizer import Tokenizer
@@ -91,4 +91,6 @@ def test_mounting(engine: Engine, cases: list[Case]) -> None:
     for _, adapter in cases:
         if adapter:
             engine.mount(Mount(id="m", adapter=adapter), answers.append)
+    for _ in steps(engine):
+        pass
     assert set(map(type, answers)) == {Mounted}

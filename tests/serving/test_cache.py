@@ -1,3 +1,5 @@
+from dataclasses import dataclass, field
+
 import pytest
 import torch
 from hypothesis import settings
@@ -5,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from tests.serving.given import new_cache
-from tunery.serving.cache import BLOCK_SIZE, BatchAttention, BlockTable, KVCache
+from tunery.serving.cache import BatchAttention, BlockTable, KVCache
+from tunery.serving.prefix import BLOCK_SIZE, Scope
 
 HEADS, KV_HEADS, DIM = 6, 2, 8
 
@@ -88,51 +91,137 @@ def test_broken_numbers_of_one_sequence_reach_neither_its_neighbour_nor_its_succ
     assert run(cache, [(successor, random_qkv(33, 3))])[0].isfinite().all()
 
 
-class Blocks(RuleBasedStateMachine):
-    """free + held = all; a block is held as often as tables name it; equal prefixes stay equal under forks."""
+SCOPES = [Scope("a", None), Scope("a", "x"), Scope("b", "x")]
 
-    tables = Bundle("tables")
+
+@dataclass(eq=False)
+class Sequence:
+    """A table and the tokens whose marks lie in it."""
+
+    scope: Scope
+    tokens: list[int]
+    table: BlockTable = field(default_factory=BlockTable)
+
+
+class Blocks(RuleBasedStateMachine):
+    """Sequences begin, grow, fork, are kept and end; each block's contents say whose tokens it holds.
+
+    What is written for a token is a mark made of its scope and all tokens up to it, so that a block read under another
+    scope, or one whose contents are left over, shows at once.
+    """
+
+    sequences = Bundle("sequences")
 
     def __init__(self) -> None:
         super().__init__()
-        self.cache = small_cache(8 * BLOCK_SIZE)
-        self.live: list[BlockTable] = []
+        self.cache = new_cache(8 * BLOCK_SIZE)
+        self.live: list[Sequence] = []
 
-    @rule(target=tables)
-    def begin(self) -> BlockTable:
-        self.live.append(BlockTable())
-        return self.live[-1]
+    @rule(target=sequences, scope=st.sampled_from(SCOPES), known=st.integers(0, 60))
+    def begin(self, scope: Scope, known: int) -> Sequence:
+        sequence = Sequence(scope, [place // 20 % 2 for place in range(known)])
+        self.cache.begin(sequence.table, scope, sequence.tokens)
+        sequence.tokens = sequence.tokens[: sequence.table.length]
+        self.live.append(sequence)
+        return sequence
 
-    @rule(table=tables, tokens=st.integers(1, 40))
-    def extend(self, table: BlockTable, tokens: int) -> None:
-        if self.cache.blocks_to_extend(table, tokens) <= self.cache.num_free:
-            self.cache.extend(table, tokens)
+    @rule(sequence=sequences, tokens=st.integers(1, 40), odd=st.booleans())
+    def extend(self, sequence: Sequence, tokens: int, odd: bool) -> None:
+        if self.cache.blocks_to_extend(sequence.table, tokens) > self.cache.num_available:
+            return
+        start = sequence.table.length
+        self.cache.extend(sequence.table, tokens)
+        sequence.tokens += [(place // 20 + odd) % 2 for place in range(start, start + tokens)]
+        slots = torch.tensor(self.cache.slots(sequence.table, start, start + tokens))
+        marks = torch.tensor(self.marks(sequence)[start:]).view(-1, 1, 1)
+        self.cache.write(0, slots, marks, marks)
 
-    @rule(target=tables, table=tables)
-    def fork(self, table: BlockTable) -> BlockTable:
-        self.live.append(self.cache.fork(table))
-        return self.live[-1]
+    @rule(target=sequences, sequence=sequences)
+    def fork(self, sequence: Sequence) -> Sequence:
+        copy = Sequence(sequence.scope, list(sequence.tokens), self.cache.fork(sequence.table))
+        self.live.append(copy)
+        return copy
 
-    @rule(table=consumes(tables))
-    def release(self, table: BlockTable) -> None:
-        self.cache.release(table)
-        self.live.remove(table)
+    @rule(sequence=sequences)
+    def keep(self, sequence: Sequence) -> None:
+        self.cache.keep(sequence.table, sequence.scope, sequence.tokens)
+
+    @rule(sequence=consumes(sequences))
+    def release(self, sequence: Sequence) -> None:
+        self.cache.release(sequence.table)
+        self.live.remove(sequence)
+
+    def marks(self, sequence: Sequence) -> list[float]:
+        seen, marks = hash(sequence.scope), []
+        for token in sequence.tokens:
+            seen = hash((seen, token))
+            marks.append(float(seen % 1_000_003))
+        return marks
 
     @invariant()
-    def free_and_held_are_all(self) -> None:
-        held = {block for table in self.live for block in table.blocks}
-        assert self.cache.num_free + len(held) == self.cache.num_blocks
-        assert 0 not in held
+    def free_held_and_cached_are_all_and_no_block_is_two(self) -> None:
+        held = {block for sequence in self.live for block in sequence.table.blocks}
+        free, cached = set(self.cache.free), set(self.cache.cached)
+        assert free.isdisjoint(held | cached)
+        assert held.isdisjoint(cached)
+        assert free | held | cached == set(range(1, self.cache.num_blocks + 1))
+        assert len(self.cache.free) == self.cache.num_free
 
     @invariant()
-    def a_table_has_the_blocks_it_needs_and_its_writable_block_alone(self) -> None:
-        for table in self.live:
-            assert len(table.blocks) == self.cache.blocks_for(table.length)
-            assert len(set(table.blocks)) == len(table.blocks)
+    def a_sequence_reads_what_was_written_for_it(self) -> None:
+        for sequence in self.live:
+            table = sequence.table
+            assert table.length == len(sequence.tokens)
+            assert len(set(table.blocks)) == len(table.blocks) == self.cache.blocks_for(table.length)
+            if table.blocks:
+                keys, _ = self.cache.read(0, torch.tensor([table.blocks]))
+                assert keys.flatten().tolist()[: table.length] == self.marks(sequence)
 
 
-Blocks.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-test_blocks_are_free_or_held = Blocks.TestCase
+Blocks.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+test_blocks_are_free_held_or_cached = Blocks.TestCase
+
+
+def computed(cache: KVCache, scope: Scope, tokens: list[int]) -> BlockTable:
+    table = BlockTable()
+    cache.extend(table, len(tokens))
+    cache.keep(table, scope, tokens)
+    return table
+
+
+def test_what_is_kept_serves_the_same_account_and_adapter_and_no_other() -> None:
+    cache = small_cache()
+    tokens = list(range(3 * BLOCK_SIZE))
+    cache.release(computed(cache, SCOPES[1], tokens))
+    for scope, known in zip(SCOPES, (0, 2 * BLOCK_SIZE, 0), strict=True):
+        table = BlockTable()
+        cache.begin(table, scope, tokens)
+        assert table.length == known  # never the last token: its logits are wanted
+
+
+def test_the_least_recently_used_beginning_goes_first_its_end_before_its_start() -> None:
+    cache = small_cache(6 * BLOCK_SIZE)
+    first, second = ([number] * 2 * BLOCK_SIZE for number in (1, 2))
+    for tokens in (first, second):
+        cache.release(computed(cache, SCOPES[0], tokens))
+    again = BlockTable()
+    cache.begin(again, SCOPES[0], [*first, 0])
+    cache.release(again)
+    cache.extend(BlockTable(), 3 * BLOCK_SIZE)
+    found = []
+    for tokens in (first, second):
+        table = BlockTable()
+        cache.begin(table, SCOPES[0], [*tokens, 0])
+        found.append(table.length)
+    assert found == [2 * BLOCK_SIZE, BLOCK_SIZE]
+
+
+def test_two_that_computed_the_same_share_it_afterwards() -> None:
+    cache = small_cache()
+    tokens = [7] * 2 * BLOCK_SIZE
+    first, second = (computed(cache, SCOPES[0], tokens) for _ in range(2))
+    assert first.blocks == second.blocks
+    assert cache.num_free == cache.num_blocks - 2
 
 
 def test_writing_to_a_shared_block_takes_a_copy_first() -> None:

@@ -12,8 +12,8 @@ from tests.serving.given import Running, ask, run, steps, write_adapter
 from tunery.messages import Adapter, BaseModel, Generate, Piece, Started
 from tunery.models.decoder import Decoder
 from tunery.models.tokenizer import Tokenizer
-from tunery.serving.cache import BLOCK_SIZE
 from tunery.serving.engine import Engine, Limits
+from tunery.serving.prefix import BLOCK_SIZE
 from tunery.serving.sampler import Chooser
 
 PROMPTS = ["The quick", "0123", "Which intent?", "x", "dog. " * 30]
@@ -79,10 +79,35 @@ def test_a_request_gets_the_same_text_alone_and_among_others(
 
 
 def assert_idle(engine: Engine) -> None:
-    """Nothing is held any more: every block is free, no adapter pinned."""
+    """Nothing is held any more: every block is free or cached, no adapter pinned."""
     assert not engine.busy
-    assert engine.usage.free_blocks == engine.usage.blocks
+    assert engine.usage.free_blocks + engine.usage.cached_blocks == engine.usage.blocks
     assert not engine.usage.pinned_adapters
+
+
+def test_what_is_cached_changes_no_answer_and_is_counted(make: MakeEngine, adapters: list[Adapter]) -> None:
+    """Accounts never share, so an account of its own for each request is a cache that is off."""
+    engine = make()
+    conversation = "dog. fox " * 20
+    asked = [
+        {"prompt": conversation + end, "adapter": adapter, "temperature": drawn, "seed": 3}
+        for end, adapter, drawn in itertools.product(("", "The quick", "0123"), [None, *adapters], (0.0, 1.0))
+    ]
+    fresh = [run(engine, ask(owner=f"account-{number}", **one))[0] for number, one in enumerate(asked)]
+    cached = [run(engine, ask(owner="a", **one))[0] for one in asked]
+    assert [one.texts for one in cached] == [one.texts for one in fresh]
+    assert {one.done.cached_tokens for one in fresh} == {0}
+    assert [one.done.cached_tokens > 0 for one in cached] == [False, True] * 4 + [True] * 16
+    assert_idle(engine)
+
+
+def test_the_next_turn_finds_the_answer_before_it_cached(engine: Engine, tokenizer: Tokenizer) -> None:
+    (first,) = run(engine, ask("The quick brown fox", max_tokens=40, logprobs=0, logit_bias={2: -100.0}))
+    said = tokenizer.encode("The quick brown fox") + _ids_of(
+        [token for piece in first.pieces for token in piece.logprobs], tokenizer
+    )
+    (second,) = run(engine, ask(said))
+    assert second.done.cached_tokens == (len(said) - 1) // BLOCK_SIZE * BLOCK_SIZE
 
 
 def test_adapters_and_base_answer_differently(engine: Engine, adapters: list[Adapter]) -> None:
@@ -279,6 +304,19 @@ def test_what_cannot_be_answered_is_refused(engine: Engine, changes: dict, kind:
 def test_the_whole_context_may_be_used(engine: Engine) -> None:
     (running,) = run(engine, ask([5] * 250, max_tokens=6))
     assert running.done
+
+
+def test_a_full_queue_refuses_who_fills_it_and_takes_another(make: MakeEngine) -> None:
+    engine = make(max_rows=1, max_waiting_tokens=100)
+    running = [Running(engine, ask([5] * 40)) for _ in range(4)]
+    other = Running(engine, ask([5] * 40, owner="b"))
+    for _ in steps(engine):
+        pass
+    assert [isinstance(one.last, Started | Piece) for one in running].count(True) == 0
+    refused = [one for one in running if one.answers[0] is one.last]
+    assert {one.refused.kind for one in refused} == {"TooManyRequests"}
+    assert all(1 <= one.refused.retry_after <= 60 for one in refused)
+    assert other.done
 
 
 def test_a_full_queue_refuses(make: MakeEngine) -> None:

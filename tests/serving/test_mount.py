@@ -3,7 +3,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.serving.given import write_adapter
+from tests.serving.given import steps, write_adapter
 from tunery.messages import Adapter, Answer, Mount, Mounted, Refused
 from tunery.models import probe
 from tunery.models.decoder import Decoder
@@ -16,6 +16,8 @@ from tunery.serving.engine import Engine
 def mount(engine: Engine, adapter: Adapter) -> Answer:
     answers: list[Answer] = []
     engine.mount(Mount(id="m", adapter=adapter), answers.append)
+    for _ in steps(engine):
+        pass
     (answer,) = answers
     return answer
 

@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests.models.tiny import OTHERS, write_other
-from tests.serving.given import ask, base_in, run, write_adapter
+from tests.serving.given import ask, base_in, run, steps, write_adapter
 from tunery.messages import Adapter, Answer, BaseModel, Mount, Mounted
 from tunery.models import probe
 from tunery.models.loader import load
@@ -66,7 +66,11 @@ def test_an_adapter_is_mounted_only_if_it_answers_as_its_probe_says(base: BaseMo
     written.write(tmp_path)
     answers: list[Answer] = []
     engine.mount(Mount(id="1", adapter=adapter), answers.append)
+    for _ in steps(engine):
+        pass
     probe.measure(model, None, ids).write(tmp_path)
     engine.mount(Mount(id="2", adapter=adapter), answers.append)
+    for _ in steps(engine):
+        pass
     assert answers[0] == Mounted(id="1")
     assert "doesn't answer as it did when it was trained" in answers[1].message

@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 
 from hypothesis import given, settings
@@ -5,7 +6,8 @@ from hypothesis import strategies as st
 
 from tests.serving.given import new_cache
 from tunery.messages import Adapter
-from tunery.serving.cache import BLOCK_SIZE, KVCache
+from tunery.serving.cache import KVCache
+from tunery.serving.prefix import BLOCK_SIZE
 from tunery.serving.scheduler import Chunk, Scheduler, Sequence
 
 
@@ -14,6 +16,10 @@ class Room:
 
     def __init__(self) -> None:
         self.pinned: Counter[str] = Counter()
+        self.loading: set[str] = set()
+
+    def ready(self, adapter: Adapter) -> bool:
+        return adapter.digest not in self.loading
 
     def fits(self, adapter: Adapter) -> bool:
         return len(set(+self.pinned) | {adapter.digest}) <= 2
@@ -31,16 +37,20 @@ def make(blocks: int = 8, *, max_rows: int = 4, step_tokens: int = 32) -> tuple[
     return Scheduler(cache, room, max_rows=max_rows, step_tokens=step_tokens), cache, room
 
 
+numbers = itertools.count()
+"""Tokens, none like another: sequences begin alike only where a test says so."""
+
+
 def sequence(length: int, *, owner: str = "a", adapter: str | None = None, width: int = 1) -> Sequence:
     folder = None if adapter is None else Adapter(digest=adapter, directory="")
-    return Sequence(owner=owner, adapter=folder, tokens=[0] * length, width=width)
+    return Sequence(owner=owner, adapter=folder, tokens=list(itertools.islice(numbers, length)), width=width)
 
 
 def decode(chunks: list[Chunk]) -> None:
     """What the engine does after a step: each complete chunk brings its sequence one token."""
     for chunk in chunks:
         if chunk.complete:
-            chunk.sequence.tokens.append(0)
+            chunk.sequence.tokens.append(next(numbers))
 
 
 def test_a_long_prompt_is_computed_in_chunks_while_others_decode() -> None:
@@ -73,16 +83,92 @@ def test_the_newest_gives_way_and_comes_back() -> None:
     scheduler.remove(old)
     assert scheduler.schedule()[0].sequence is new
     scheduler.remove(new)
-    assert cache.num_free == cache.num_blocks
+    assert cache.num_available == cache.num_blocks
 
 
-def test_the_owner_with_the_fewest_running_sequences_is_next() -> None:
-    scheduler, _, _ = make(max_rows=2)
-    first, second, other = sequence(1), sequence(1), sequence(1, owner="b")
-    for one in (first, second, other):
+def test_the_owner_with_the_fewest_tokens_is_next() -> None:
+    scheduler, _, _ = make(max_rows=3)
+    long, again, short, after = sequence(20), sequence(1), sequence(2, owner="b"), sequence(2, owner="b")
+    for one in (long, short):
+        scheduler.add(one)
+    decode(scheduler.schedule())
+    for one in (again, after):
+        scheduler.add(one)
+    decode(scheduler.schedule())
+    assert scheduler.running == [long, short, after]
+
+
+def test_who_was_away_has_saved_up_nothing() -> None:
+    scheduler, _, _ = make(max_rows=1)
+    for one in (sequence(30) for _ in range(5)):
+        scheduler.add(one)
+    order = []
+    for _ in range(7):
+        decode(scheduler.schedule())
+        order.append(scheduler.running[0].owner)
+        if len(order) == 3:
+            for one in (sequence(30, owner="late") for _ in range(3)):
+                scheduler.add(one)
+        scheduler.remove(scheduler.running[0])
+    assert order == ["a", "a", "a", "a", "late", "a", "late"]
+
+
+def test_a_newcomer_takes_a_row_from_who_has_more_than_a_share_and_that_one_goes_on_later() -> None:
+    scheduler, _, _ = make(blocks=32, max_rows=4, step_tokens=1000)
+    many = [sequence(20) for _ in range(4)]
+    for one in many:
+        scheduler.add(one)
+    decode(scheduler.schedule())
+    short = [sequence(3, owner="b") for _ in range(3)]
+    for one in short:
+        scheduler.add(one)
+    decode(scheduler.schedule())
+    assert scheduler.running == [*many[:2], *short[:2]]
+    scheduler.remove(short[0])
+    scheduler.remove(short[1])
+    scheduler.remove(short[2])
+    chunks = scheduler.schedule()
+    assert {chunk.sequence: chunk.start for chunk in chunks}[many[3]] == BLOCK_SIZE  # the rest is cached
+
+
+def test_short_prompts_are_not_held_up_by_a_long_one_nor_it_by_them() -> None:
+    scheduler, _, _ = make(blocks=64, step_tokens=200)
+    long, *short = [sequence(length) for length in (900, 10, 12)]
+    for one in (long, *short):
+        scheduler.add(one)
+    chunks = {chunk.sequence: chunk for chunk in scheduler.schedule()}
+    assert all(chunks[one].complete for one in short)
+    assert chunks[long].count == 200 - 22
+
+
+def test_of_prompts_that_begin_alike_one_is_computed_and_the_others_follow() -> None:
+    scheduler, _, _ = make(blocks=32, step_tokens=200)
+    common = list(itertools.islice(numbers, 40))
+    alike = [Sequence(owner="a", adapter=None, tokens=[*common, next(numbers)]) for _ in range(3)]
+    stranger = Sequence(owner="b", adapter=None, tokens=[*common, next(numbers)])
+    for one in (*alike, stranger):
+        scheduler.add(one)
+    first, second = scheduler.schedule(), None
+    for chunk in first:
+        scheduler.computed(chunk.sequence)
+    decode(first)
+    second = scheduler.schedule()
+    assert {chunk.sequence for chunk in first} == {alike[0], stranger}
+    assert {chunk.sequence: chunk.start for chunk in second}.items() >= {(alike[1], 32), (alike[2], 32)}
+    assert [one.cached_tokens for one in (*alike, stranger)] == [0, 32, 32, 0]
+
+
+def test_who_waits_for_an_adapter_holds_up_nobody() -> None:
+    scheduler, _, room = make()
+    room.loading.add("x")
+    slow, quick = sequence(1, adapter="x"), sequence(1)
+    for one in (slow, quick):
         scheduler.add(one)
     scheduler.schedule()
-    assert scheduler.running == [first, other]
+    assert scheduler.running == [quick]
+    room.loading.clear()
+    scheduler.schedule()
+    assert scheduler.running == [quick, slow]
 
 
 def test_a_third_adapter_waits_until_one_is_let_go() -> None:
@@ -134,12 +220,12 @@ def test_every_sequence_finishes_and_everything_is_given_back(loads: list[tuple[
                 continue
             for one in scheduler.fork(chunk.sequence):
                 end = ends.setdefault(one, ends[chunk.sequence])
-                one.tokens.append(0)
+                one.tokens.append(next(numbers))
                 if len(one.tokens) == end:
                     scheduler.remove(one)
                     finished.append(one)
         for one in finished:
             del ends[one]
     assert not ends
-    assert cache.num_free == cache.num_blocks
+    assert cache.num_available == cache.num_blocks
     assert not +room.pinned

@@ -174,7 +174,7 @@ def error_response(path: str, error: TuneryError) -> Response:
     if error.retryable is not None:
         headers["x-should-retry"] = str(error.retryable).lower()
     if error.status in (429, 503):
-        headers |= {"retry-after": "1", "retry-after-ms": "1000"}
+        headers |= {"retry-after": str(error.retry_after), "retry-after-ms": str(1000 * error.retry_after)}
     if family is Family.ARM and error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(body, error.status, headers)

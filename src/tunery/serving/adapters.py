@@ -1,10 +1,12 @@
 """Adapters in memory, found by digest, and their part in a batch. Knows no request and no schedule.
 
 Adapters that running sequences use stay; of the others the least recently used make room when the limit is reached.
+Files are read on a thread of their own, so that others decode meanwhile.
 """
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import torch
 from torch import Tensor
@@ -14,6 +16,9 @@ from tunery.messages import Adapter
 from tunery.models import lora
 from tunery.models.decoder import ModelConfig
 from tunery.models.lora import Lora
+
+MOST_LOADING = 2
+"""Adapters read ahead; each is held beside those in memory until it is wanted."""
 
 
 class ServedAdapter:
@@ -51,8 +56,7 @@ class BatchLora:
 class AdapterStore:
     """Adapters by digest, `max_bytes` of them at most and, while all of those are in use, one more.
 
-    A request's adapter is loaded when the request comes, so that a bad one is refused at once; it is pinned while the
-    request runs, and loaded again then if it had to go meanwhile.
+    An adapter is loaded when the first request that needs it is about to run, and pinned while requests run.
     """
 
     def __init__(self, config: ModelConfig, *, max_bytes: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -63,6 +67,8 @@ class AdapterStore:
         self._loaded: OrderedDict[str, ServedAdapter] = OrderedDict()
         self._sizes: dict[str, int] = {}
         self._pins: Counter[str] = Counter()
+        self._loader = ThreadPoolExecutor(1, "adapters")
+        self._loading: dict[str, Future[ServedAdapter]] = {}
 
     @property
     def digests(self) -> list[str]:
@@ -76,6 +82,20 @@ class AdapterStore:
     @property
     def num_pinned(self) -> int:
         return len(self._pins)
+
+    def ready(self, adapter: Adapter) -> bool:
+        """`get` would answer at once. If not, the adapter is being loaded from now on, or when its turn comes."""
+        digest = adapter.digest
+        if digest in self._loaded:
+            return True
+        self._adopt(except_for=digest)
+        if digest not in self._loading and len(self._loading) < MOST_LOADING:
+            self._loading[digest] = self._loader.submit(self._load, adapter)
+        return digest in self._loading and self._loading[digest].done()
+
+    def wait(self, seconds: float) -> None:
+        """Until one of those being loaded is there."""
+        wait(self._loading.values(), seconds, FIRST_COMPLETED)
 
     def fits(self, adapter: Adapter) -> bool:
         """One more sequence may use it now: all that are in use stay within the limit."""
@@ -93,13 +113,27 @@ class AdapterStore:
 
     def get(self, adapter: Adapter) -> ServedAdapter:
         """From memory or from its folder. Raises InvalidRequest or EngineUnavailable if it isn't what it should be."""
-        if adapter.digest not in self._loaded:
-            loaded = self._load(adapter)
-            self._make_room(loaded.nbytes)
-            self._loaded[adapter.digest] = loaded
-            self._sizes[adapter.digest] = loaded.nbytes
-        self._loaded.move_to_end(adapter.digest)
-        return self._loaded[adapter.digest]
+        digest = adapter.digest
+        if digest not in self._loaded:
+            loading = self._loading.pop(digest, None)
+            self._take(digest, loading.result() if loading else self._load(adapter))
+        self._loaded.move_to_end(digest)
+        return self._loaded[digest]
+
+    def close(self) -> None:
+        self._loader.shutdown(cancel_futures=True)
+
+    def _adopt(self, *, except_for: str) -> None:
+        """Those that are there, but whoever wanted them has gone meanwhile: their places are needed."""
+        for digest in [digest for digest, future in self._loading.items() if future.done() and digest != except_for]:
+            future = self._loading.pop(digest)
+            if future.exception() is None:
+                self._take(digest, future.result())
+
+    def _take(self, digest: str, loaded: ServedAdapter) -> None:
+        self._make_room(loaded.nbytes)
+        self._loaded[digest] = loaded
+        self._sizes[digest] = loaded.nbytes
 
     def _load(self, adapter: Adapter) -> ServedAdapter:
         try:

@@ -1,7 +1,8 @@
-"""Keys and values of running sequences, in blocks of a pool of fixed size. Knows no scheduling and no text.
+"""Keys and values of sequences, in blocks of a pool of fixed size. Knows no scheduling and no text.
 
 A block belongs to one sequence or is shared by several that have the same tokens before and in it; a shared block is
-copied before one of them writes to it. Each block is free, or held by as many sequences as its count says.
+copied before one of them writes to it. Each block is in one of three states: free, held by as many sequences as its
+count says, or cached: held by none, but kept for the next one that begins alike (prefix.py) until room is needed.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,7 @@ import torch
 from torch import Tensor
 
 from tunery.models.decoder import ModelConfig
-
-BLOCK_SIZE = 16
+from tunery.serving.prefix import BLOCK_SIZE, PrefixTree, Scope
 
 
 class BlockTable:
@@ -35,21 +35,60 @@ class KVCache:
         self._pool = torch.zeros(config.num_hidden_layers, 2, *room, device=device, dtype=dtype)
         self._free = list(range(self.num_blocks, 0, -1))
         self._holders = [0] * (self.num_blocks + 1)
+        self._prefixes = PrefixTree()
 
     @property
     def num_tokens(self) -> int:
         return self.num_blocks * BLOCK_SIZE
 
     @property
+    def free(self) -> list[int]:
+        return list(self._free)
+
+    @property
+    def cached(self) -> list[int]:
+        """The one to go first in front."""
+        return self._prefixes.resting
+
+    @property
     def num_free(self) -> int:
         return len(self._free)
+
+    @property
+    def num_cached(self) -> int:
+        return self._prefixes.num_resting
+
+    @property
+    def num_available(self) -> int:
+        """Blocks that `extend` can take: the free ones and, after them, the cached ones."""
+        return self.num_free + self.num_cached
 
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // BLOCK_SIZE)
 
     def blocks_to_extend(self, table: BlockTable, tokens: int) -> int:
-        """How many free blocks `extend` would take."""
+        """How many available blocks `extend` would take."""
         return max(0, self.blocks_for(table.length + tokens) - len(table.blocks)) + self._must_copy(table)
+
+    def begin(self, table: BlockTable, scope: Scope, tokens: Sequence[int]) -> None:
+        """Gives an empty table what is known of a sequence; its last token stays to be computed, for its logits."""
+        for block in self._prefixes.find(scope, tokens[:-1]):
+            self._hold(block)
+            table.blocks.append(block)
+        table.length = len(table.blocks) * BLOCK_SIZE
+
+    def num_shared(self, scope: Scope, tokens: Sequence[int]) -> int:
+        """Of the blocks that `begin` would give, those that other sequences hold now."""
+        return sum(self._holders[block] > 0 for block in self._prefixes.find(scope, tokens[:-1]))
+
+    def keep(self, table: BlockTable, scope: Scope, tokens: Sequence[int]) -> None:
+        """Lets later sequences begin with the computed part of this one, `tokens`."""
+        for place, block in enumerate(self._prefixes.keep(scope, tokens[: table.length], table.blocks)):
+            own = table.blocks[place]
+            if own != block:
+                self._hold(block)
+                table.blocks[place] = block
+                self._let_go(own)
 
     def extend(self, table: BlockTable, tokens: int) -> None:
         """Makes room for `tokens` more tokens, which the caller writes next; see blocks_to_extend."""
@@ -63,19 +102,17 @@ class KVCache:
         table.length += tokens
 
     def fork(self, table: BlockTable) -> BlockTable:
-        """A second sequence with the same tokens so far; takes no free block yet."""
+        """A second sequence with the same tokens so far; takes no block yet."""
         copy = BlockTable()
         copy.blocks, copy.length = list(table.blocks), table.length
         for block in copy.blocks:
-            self._holders[block] += 1
+            self._hold(block)
         return copy
 
     def release(self, table: BlockTable) -> None:
-        """Gives the sequence's blocks back, those that no other sequence holds become free."""
-        for block in table.blocks:
-            self._holders[block] -= 1
-            if not self._holders[block]:
-                self._free.append(block)
+        """Gives the sequence's blocks back: those that no other sequence holds become free, or cached if kept."""
+        for block in reversed(table.blocks):
+            self._let_go(block)
         table.blocks, table.length = [], 0
 
     def slots(self, table: BlockTable, start: int, end: int) -> list[int]:
@@ -97,6 +134,19 @@ class KVCache:
         )
         return keys, values
 
+    def _hold(self, block: int) -> None:
+        self._holders[block] += 1
+        self._prefixes.wake(block)
+
+    def _let_go(self, block: int) -> None:
+        self._holders[block] -= 1
+        if self._holders[block]:
+            return
+        if self._prefixes.keeps(block):
+            self._prefixes.rest(block)
+        else:
+            self._free.append(block)
+
     def _must_copy(self, table: BlockTable) -> bool:
         return table.length % BLOCK_SIZE != 0 and self._holders[table.blocks[-1]] > 1
 
@@ -104,12 +154,12 @@ class KVCache:
         shared = table.blocks[-1]
         (own,) = self._take(1)
         self._pool[:, :, own] = self._pool[:, :, shared]
-        self._holders[shared] -= 1
         table.blocks[-1] = own
+        self._let_go(shared)
 
     def _take(self, count: int) -> list[int]:
-        assert count <= len(self._free), "the scheduler asks before it extends"
-        taken = [self._free.pop() for _ in range(count)]
+        assert count <= self.num_available, "the scheduler asks before it extends"
+        taken = [self._free.pop() if self._free else self._prefixes.give_up() for _ in range(count)]
         for block in taken:
             self._holders[block] = 1
         return taken

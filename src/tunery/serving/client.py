@@ -152,5 +152,5 @@ def _error(answer: Answer | None) -> errors.TuneryError:
         return errors.EngineUnavailable(GONE)
     kind = getattr(errors, answer.kind, None)
     if isinstance(kind, type) and issubclass(kind, errors.TuneryError):
-        return kind(answer.message, param=answer.param)
+        return kind(answer.message, param=answer.param, retry_after=answer.retry_after)
     return errors.TuneryError()

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tunery.errors import EngineUnavailable, TooManyRequests, TuneryError
+from tunery.errors import EngineUnavailable, TuneryError
 from tunery.messages import BaseModel, Generate, Mount, Mounted, Piece, Refused, Started
 from tunery.models import loader
 from tunery.models.decoder import Model
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving import runner
 from tunery.serving.adapters import AdapterStore
+from tunery.serving.backlog import Backlog
 from tunery.serving.cache import KVCache
 from tunery.serving.choice import Choice
 from tunery.serving.packed import linear_for
@@ -28,6 +29,9 @@ from tunery.serving.sampler import score
 from tunery.serving.scheduler import Chunk, Scheduler, Sequence
 
 log = logging.getLogger(__name__)
+
+LOADING_SECONDS = 0.05
+"""To wait for an adapter when there is nothing else to do; then new requests are looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +45,9 @@ class Limits:
     step_tokens: int = 256
     """Computed in one step: long prompts are cut into such pieces, so that others go on meanwhile."""
     max_waiting: int = 256
-    """Sequences that wait for room; further requests are refused."""
+    """Sequences that wait for room."""
+    max_waiting_tokens: int = 262_144
+    """Of their prompts. Once either is reached, owners that have their part of it waiting are refused."""
     adapter_bytes: int = 1024**3
     """Of adapters kept in memory."""
 
@@ -52,6 +58,8 @@ class Usage:
 
     blocks: int
     free_blocks: int
+    cached_blocks: int
+    """Of no running sequence, kept for those that begin alike."""
     running: int
     waiting: int
     pinned_adapters: int
@@ -84,7 +92,9 @@ class Engine:
         self._scheduler = Scheduler(
             self._cache, self._adapters, max_rows=self._limits.max_rows, step_tokens=self._limits.step_tokens
         )
+        self._backlog = Backlog(max_sequences=self._limits.max_waiting, max_tokens=self._limits.max_waiting_tokens)
         self._arrived: list[Request] = []
+        self._mounts: list[tuple[Mount, Deliver]] = []
         self._parts: dict[Sequence, Part] = {}
 
     @classmethod
@@ -95,13 +105,14 @@ class Engine:
     @property
     def busy(self) -> bool:
         """There is something for `step` to do."""
-        return bool(self._arrived or self._parts)
+        return bool(self._arrived or self._parts or self._mounts)
 
     @property
     def usage(self) -> Usage:
         return Usage(
             blocks=self._cache.num_blocks,
             free_blocks=self._cache.num_free,
+            cached_blocks=self._cache.num_cached,
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
             pinned_adapters=self._adapters.num_pinned,
@@ -120,13 +131,9 @@ class Engine:
         for sequence in [sequence for sequence, part in self._parts.items() if part.request is request]:
             self._drop(sequence)
 
-    @torch.inference_mode()
     def mount(self, mount: Mount, deliver: Deliver) -> None:
         """Loads an adapter and compares its answer with the trainer's; `deliver` gets Mounted or Refused."""
-        with self._guarded(mount.id, deliver):
-            served = self._adapters.get(mount.adapter)
-            prove(self._decoder, served, mount.adapter.directory)
-            deliver(Mounted(id=mount.id))
+        self._mounts.append((mount, deliver))
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -135,6 +142,14 @@ class Engine:
         chunks = self._with_adapters(self._scheduler.schedule())
         logits = self._run(chunks)
         self._settle(chunks, logits)
+        self._settle_mounts()
+        self._backlog.computed(sum(chunk.count for chunk in chunks))
+        if not chunks and self.busy:
+            self._adapters.wait(LOADING_SECONDS)
+
+    def close(self) -> None:
+        """Ends what loads adapters."""
+        self._adapters.close()
 
     def _begin_arrived(self) -> None:
         arrived, self._arrived = self._arrived, []
@@ -145,15 +160,16 @@ class Engine:
     def _begin(self, request: Request) -> None:
         generate = request.generate
         request.begin(self._tokenizer, vocab_size=self._vocab_size, context_length=self._context_length)
-        waiting = len(self._scheduler.waiting)
-        if waiting and waiting + len(request.prompts) > self._limits.max_waiting:
-            raise TooManyRequests(f"{waiting} prompts wait for this model already. Please retry after a moment.")
-        if generate.adapter:
-            self._adapters.get(generate.adapter)
+        lengths = [len(prompt.tokens) for prompt in request.prompts]
+        self._backlog.check(generate.owner, lengths, self._scheduler.waiting)
         request.deliver(Started(id=generate.id, prompt_tokens=request.num_prompt_tokens))
         for prompt in request.prompts:
             sequence = Sequence(
-                owner=generate.owner, adapter=generate.adapter, tokens=list(prompt.tokens), width=request.best_of
+                owner=generate.owner,
+                adapter=generate.adapter,
+                tokens=list(prompt.tokens),
+                width=request.best_of,
+                whole=request.scores_prompts,
             )
             self._parts[sequence] = Part(request, prompt)
             self._scheduler.add(sequence)
@@ -200,8 +216,10 @@ class Engine:
             first = len(prompt.scores) - chunk.start
             scored = prompt.tokens[chunk.start + 1 + first : chunk.start + 1 + chunk.count]
             prompt.scores += score(rows[first : first + len(scored)], scored, request.generate.logprobs or 0)
+        self._scheduler.computed(chunk.sequence)
         if not chunk.complete:
             return
+        request.cached_tokens += chunk.sequence.cached_tokens or 0
         if request.generate.echo:
             request.echo(prompt, self._tokenizer)
         sequences = self._scheduler.fork(chunk.sequence)
@@ -226,9 +244,18 @@ class Engine:
             piece = choice.accept(token, scored)
             sequence.tokens.append(token)
         if choice.finished:
+            self._scheduler.computed(sequence)
             self._drop(sequence)
         if piece:
             request.send(part.prompt, choice, piece)
+
+    def _settle_mounts(self) -> None:
+        """Answers those whose adapter is there."""
+        for mount, deliver in [one for one in self._mounts if self._adapters.ready(one[0].adapter)]:
+            self._mounts.remove((mount, deliver))
+            with self._guarded(mount.id, deliver):
+                prove(self._decoder, self._adapters.get(mount.adapter), mount.adapter.directory)
+                deliver(Mounted(id=mount.id))
 
     def _drop(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
@@ -245,7 +272,15 @@ class Engine:
             if not isinstance(error, TuneryError):
                 log.exception("Request %s failed", id)
                 error = TuneryError()
-            deliver(Refused(id=id, kind=type(error).__name__, message=error.message, param=error.param))
+            deliver(
+                Refused(
+                    id=id,
+                    kind=type(error).__name__,
+                    message=error.message,
+                    param=error.param,
+                    retry_after=error.retry_after,
+                )
+            )
 
 
 def _adapter_digest(chunk: Chunk) -> str:

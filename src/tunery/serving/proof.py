@@ -7,7 +7,8 @@ from tunery.models.decoder import Model
 from tunery.models.probe import TOLERANCE, Probe
 from tunery.serving import runner
 from tunery.serving.adapters import ServedAdapter
-from tunery.serving.cache import BLOCK_SIZE, BlockTable, KVCache
+from tunery.serving.cache import BlockTable, KVCache
+from tunery.serving.prefix import BLOCK_SIZE
 
 LONGEST = 4096
 """Tokens of a probe."""

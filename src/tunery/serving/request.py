@@ -40,6 +40,8 @@ class Request:
         self.deliver = deliver
         self.best_of = max(generate.best_of, generate.n)
         self.prompts: list[Prompt] = []
+        self.cached_tokens = 0
+        """Of the prompts that are computed: what was known of them before."""
 
     @property
     def scores_prompts(self) -> bool:
@@ -96,7 +98,12 @@ class Request:
 
     def _done(self) -> Done:
         completion_tokens = sum(choice.num_tokens for prompt in self.prompts for choice in prompt.choices)
-        return Done(id=self.generate.id, prompt_tokens=self.num_prompt_tokens, completion_tokens=completion_tokens)
+        return Done(
+            id=self.generate.id,
+            prompt_tokens=self.num_prompt_tokens,
+            completion_tokens=completion_tokens,
+            cached_tokens=self.cached_tokens,
+        )
 
 
 def _prompts(generate: Generate, tokenizer: Tokenizer, vocab_size: int) -> Iterator[tuple[list[int], str]]:
