@@ -54,8 +54,8 @@ class LiveService:
 
     def __init__(self, rooms: Services, engines: FakeEngines, trainer: FakeTrainer, ca: Path) -> None:
         self.rooms, self.engines, self.trainer, self.ca = rooms, engines, trainer, ca
-        self.account = rooms.access.first_account()
-        self.key = rooms.access.keys(self.account)[0]
+        self.account = rooms.accounts.first()
+        self.key = rooms.accounts.keys(self.account)[0]
         self.base = rooms.settings.endpoint
         self.token = rooms.access.issue_token(name="tests", audience=rooms.settings.arm_audience)
 
@@ -84,7 +84,11 @@ class LiveService:
         return requests.request(method, self.base + path, **given)
 
     def arm(self, method: str, path: str = "", **more: Any) -> requests.Response:
-        """A control-plane request below this account, over TLS, checked against the service's own CA."""
+        """A control-plane request below this account; see `management`."""
+        return self.management(method, self.account.arm_id + path, **more)
+
+    def management(self, method: str, path: str, **more: Any) -> requests.Response:
+        """A control-plane request over TLS, checked against the service's own CA."""
         given = {
             "params": {"api-version": "2023-05-01"},
             "headers": {"Authorization": f"Bearer {self.token}"},
@@ -92,7 +96,7 @@ class LiveService:
             "timeout": 30,
             **more,
         }
-        return requests.request(method, self.rooms.settings.tls_endpoint + self.account.arm_id + path, **given)
+        return requests.request(method, self.rooms.settings.tls_endpoint + path, **given)
 
 
 @contextmanager

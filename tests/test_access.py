@@ -1,13 +1,11 @@
-"""Keys, tokens and certificates: what opens the door, and what doesn't."""
+"""Tokens, certificates and settings: what opens the door, and what doesn't."""
 
 import ssl
 import stat
 import subprocess
 from pathlib import Path
 
-import msgspec
 import pytest
-import sqlalchemy as sa
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
@@ -15,46 +13,17 @@ from tests.fake_training import FakeClock
 from tunery import certificates
 from tunery import settings as settings_module
 from tunery.access import Access
+from tunery.accounts import Accounts
 from tunery.errors import InvalidRequest, Unauthorized
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import accounts
 
 AUDIENCE = "https://localhost:8443/"
 
 
 @pytest.fixture
 def access(store: Store, settings: Settings) -> Access:
-    access = Access(store, settings)
-    access.first_account()
-    return access
-
-
-def test_both_keys_open_the_account_and_nothing_else_does(access: Access) -> None:
-    account = access.first_account()
-    first, second = access.keys(account)
-    assert first != second
-    assert access.by_key(first).account == access.by_key(second).account == account
-    for wrong in ("", "x", first[:-1], first + "0", first.upper() + " "):
-        with pytest.raises(Unauthorized):
-            access.by_key(wrong)
-
-
-def test_keys_survive_a_restart_and_differ_between_homes(
-    access: Access, store: Store, settings: Settings, tmp_path: Path
-) -> None:
-    keys = access.keys(access.first_account())
-    assert Access(store, settings).keys(access.first_account()) == keys
-    other = msgspec.structs.replace(settings, home=tmp_path / "other")
-    other.home.mkdir()
-    assert Access(store, other).keys(access.first_account()) != keys
-
-
-def test_the_database_holds_no_key(access: Access, store: Store) -> None:
-    keys = access.keys(access.first_account())
-    with store.database.read() as connection:
-        stored = str(connection.execute(sa.select(accounts)).all())
-    assert not any(key in stored for key in keys)
+    return Access(store, settings, Accounts(store, settings))
 
 
 def test_secrets_are_readable_by_their_owner_alone(access: Access, settings: Settings) -> None:

@@ -11,18 +11,18 @@ from tunery.serving.pool import EnginePool
 from tunery.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-ROW = re.compile(r"^\| (GET|POST|PUT|PATCH|DELETE) (\S+) \| (works|not yet) \|")
-ACCOUNT = (
-    "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.CognitiveServices/accounts/{account}"
-)
+ROW = re.compile(r"^\| (GET|HEAD|POST|PUT|PATCH|DELETE) (\S+) \| (works|not yet) \|")
+S, PROVIDER = "/subscriptions/{subscription}", "/providers/Microsoft.CognitiveServices"
+SHORT = {"S": S, "P": S + PROVIDER, "A": S + "/resourceGroups/{group}" + PROVIDER + "/accounts/{account}"}
+"""What the tables abbreviate."""
 
 
 def documented() -> dict[tuple[str, str], str]:
     found = {}
     for line in (ROOT / "docs" / "compatibility.md").read_text().splitlines():
         if (row := ROW.match(line)) is not None:
-            path = ACCOUNT + row[2][1:] if row[2].startswith("A/") or row[2] == "A" else row[2]
-            found[row[1], path] = row[3]
+            first, slash, rest = row[2].partition("/")
+            found[row[1], SHORT.get(first, first) + slash + rest] = row[3]
     return found
 
 

@@ -22,7 +22,13 @@ LEASE = 15.0
 
 def add_account(store: Store, number: int) -> None:
     row = dict(id=number, subscription_id="s", resource_group="g", name=f"a{number}", location="l", created_at=0)
-    row |= dict(key_generations=[1, 1], key1_hash=f"{number}x", key2_hash=f"{number}y")
+    row |= dict(
+        name_folded=f"a{number}",
+        sub_domain=f"a{number}",
+        key_generations=[1, 1],
+        key1_hash=f"{number}x",
+        key2_hash=f"{number}y",
+    )
     with store.database.begin() as connection:
         connection.execute(sa.insert(accounts).values(row))
 

@@ -13,12 +13,14 @@ from fastapi import FastAPI
 
 from tunery import api
 from tunery.access import Access
+from tunery.accounts import Accounts
 from tunery.api import control, files, inference, jobs, legacy, models
 from tunery.api.wire import Tolerance
 from tunery.catalog import Catalog
 from tunery.deployments import Deployments
 from tunery.estimates import Estimates
 from tunery.files import Files
+from tunery.groups import Groups
 from tunery.jobs import Jobs
 from tunery.run import Bench
 from tunery.serving.pool import EnginePool
@@ -41,6 +43,8 @@ class Services:
 
     settings: Settings
     store: Store
+    accounts: Accounts
+    groups: Groups
     access: Access
     catalog: Catalog
     files: Files
@@ -58,20 +62,22 @@ def services(settings: Settings) -> Services:
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = Store(Database(settings.database_url), FolderBlobs(settings.home / "blobs"))
     store.database.migrate()
-    access = Access(store, settings)
-    access.first_account()
+    accounts = Accounts(store, settings)
+    accounts.first()
     catalog = Catalog(store, settings.models)
     kept = Files(store, settings)
     jobs_room = Jobs(store, settings, catalog, kept)
     return Services(
         settings=settings,
         store=store,
-        access=access,
+        accounts=accounts,
+        groups=Groups(store, settings),
+        access=Access(store, settings, accounts),
         catalog=catalog,
         files=kept,
         uploads=Uploads(store, settings, kept),
         jobs=jobs_room,
-        deployments=Deployments(store, settings, catalog, access),
+        deployments=Deployments(store, settings, catalog),
         estimates=Estimates(store, settings, catalog, kept, jobs_room, LocalPlanner()),
     )
 
@@ -93,6 +99,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
     app.include_router(control.router)
     state: Any = app.state
     state.settings, state.access, state.catalog = rooms.settings, rooms.access, rooms.catalog
+    state.accounts, state.groups = rooms.accounts, rooms.groups
     state.files, state.uploads, state.jobs, state.deployments = (
         rooms.files,
         rooms.uploads,

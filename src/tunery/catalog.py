@@ -12,6 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tunery import adapters
 from tunery.errors import Conflict, InvalidRequest, ModelDeployed, NotFound
 from tunery.messages import BASE_FILE, BASE_NAME, Adapter, BaseFile, BaseModel
 from tunery.records import TERMINAL, Checkpoint, Model
@@ -147,7 +148,7 @@ class Catalog:
         )
 
     def adapter(self, digest: str) -> Adapter:
-        return Adapter(digest=digest, directory=str(self._store.blobs.path(f"adapters/{digest}")))
+        return Adapter(digest=digest, directory=str(self._store.blobs.path(adapters.blob(digest))))
 
     def delete(self, account_id: int, name: str) -> None:
         """Forget a tuned model and its checkpoints.
@@ -170,13 +171,9 @@ class Catalog:
                 sa.delete(checkpoints).where(checkpoints.c.job_id == model.job_id).returning(checkpoints),
             )
             digests = {model.adapter, *(checkpoint.adapter for checkpoint in gone)}
-            kept = {
-                digest
-                for table in (models, checkpoints)
-                for (digest,) in connection.execute(sa.select(table.c.adapter).where(table.c.adapter.in_(digests)))
-            }
-        for digest in digests - kept:
-            self._store.blobs.delete(f"adapters/{digest}")
+            unnamed = adapters.unnamed(connection, digests)
+        for digest in unnamed:
+            self._store.blobs.delete(adapters.blob(digest))
 
     def _added(self) -> dict[str, Base]:
         found = {name: _read(self._folder / name) for name in self._added_names()}

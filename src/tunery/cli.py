@@ -78,11 +78,11 @@ def env(home: Home = None) -> None:
     chosen = settings.load(home=home)
     address = serve.read_address(chosen)
     rooms = wiring.services(chosen)
-    account = rooms.access.first_account()
+    account = rooms.accounts.first()
     arm = address.tls_endpoint or ""
     exports = {
         "AZURE_OPENAI_ENDPOINT": address.endpoint,
-        "AZURE_OPENAI_API_KEY": rooms.access.keys(account)[0],
+        "AZURE_OPENAI_API_KEY": rooms.accounts.keys(account)[0],
         "OPENAI_API_VERSION": "2024-10-21",
         "TUNERY_ARM_ENDPOINT": arm,
         "TUNERY_SUBSCRIPTION_ID": account.subscription_id,
@@ -130,7 +130,7 @@ def estimate(
 ) -> None:
     """Say what a job would cost, without starting it: steps, tokens, time and memory."""
     rooms = wiring.services(settings.load(home=home))
-    account = rooms.access.first_account()
+    account = rooms.accounts.first()
     target = rooms.catalog.find(account.id, model)
     given = {"n_epochs": n_epochs, "batch_size": batch_size}
     paths = {"training_file": file} | ({} if validation is None else {"validation_file": validation})

@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tunery.access import Access
+from tunery import adapters
 from tunery.catalog import Catalog, Target
 from tunery.errors import (
     Conflict,
@@ -23,7 +23,7 @@ from tunery.messages import Adapter
 from tunery.records import Account, Deployment, DeploymentState
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import deployments, many, models, one
+from tunery.store.database import deployments, many, one
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SKUS = (
@@ -79,14 +79,17 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 class Deployments:
     """Deployments of all accounts; every call names the account it acts for."""
 
-    def __init__(self, store: Store, settings: Settings, catalog: Catalog, access: Access) -> None:
+    def __init__(self, store: Store, settings: Settings, catalog: Catalog) -> None:
         self._store = store
         self._settings = settings
         self._catalog = catalog
-        self._access = access
 
-    def put(self, account: Account, name: str, wanted: Wanted, *, by: str) -> tuple[Deployment, bool]:
+    def put(
+        self, account: Account, name: str, wanted: Wanted, *, by: str, owner: Account | None = None
+    ) -> tuple[Deployment, bool]:
         """Create or update; True if it is new. A new one is Creating until `reconcile` saw it answer.
+
+        `owner` is the account that has the model, where it isn't `account` itself.
 
         Raises:
             InvalidRequest: name, sku, capacity or model can't be; Conflict: the model has a deployment already;
@@ -94,7 +97,9 @@ class Deployments:
         """
         check_name(name)
         sku = checked_sku(wanted.sku_name, wanted.capacity)
-        target = self._target(account, wanted)
+        owner = owner or account
+        target = self._target(owner, wanted)
+        self._refuse_region(account, owner, target)
         now = self._store.now()
         changes: dict[str, Any] = {
             "sku_name": sku,
@@ -111,7 +116,7 @@ class Deployments:
                     changes |= {"state": DeploymentState.CREATING, "error": None}
                 connection.execute(sa.update(deployments).where(_named(account.id, name)).values(changes))
             else:
-                self._refuse_if_impossible(connection, account.id, target)
+                self._refuse_if_impossible(connection, account.id, owner, target)
                 row = {
                     **changes,
                     "account_id": account.id,
@@ -121,7 +126,7 @@ class Deployments:
                     "custom_model": target.custom_model,
                     "model_format": wanted.model_format,
                     "model_version": wanted.model_version,
-                    "source": wanted.source,
+                    "source": None if wanted.source is None else owner.arm_id,
                     "base": target.base.name,
                     "adapter": target.adapter,
                     "state": DeploymentState.CREATING,
@@ -167,9 +172,16 @@ class Deployments:
             return many(connection, Deployment, query)
 
     def delete(self, account_id: int, name: str) -> bool:
-        """False if there was none. The model stays."""
+        """False if there was none. The model stays; the adapter goes if its model went before it."""
         with self._store.database.begin() as connection:
-            return connection.execute(sa.delete(deployments).where(_named(account_id, name))).rowcount == 1
+            gone = _find(connection, account_id, name)
+            if gone is None:
+                return False
+            connection.execute(sa.delete(deployments).where(_named(account_id, name)))
+            unnamed = set() if gone.adapter is None else adapters.unnamed(connection, [gone.adapter])
+        for digest in unnamed:
+            self._store.blobs.delete(adapters.blob(digest))
+        return True
 
     def serve(self, account_id: int, name: str) -> Serving:
         """What to run for a request to this deployment; marks its use.
@@ -240,18 +252,7 @@ class Deployments:
                 sa.update(deployments).where(_named(deployment.account_id, deployment.name)).values(last_used_at=now)
             )
 
-    def _target(self, account: Account, wanted: Wanted) -> Target:
-        """The model in this account, or in the account that `source` names."""
-        owner = account
-        if wanted.source is not None and wanted.source.lower() != account.arm_id.lower():
-            found = next((a for a in self._access.accounts() if a.arm_id.lower() == wanted.source.lower()), None)
-            if found is None:
-                raise InvalidRequest(
-                    f"The source '{wanted.source}' is not an account of this service.",
-                    param="properties.model.source",
-                    code="DeploymentModelNotSupported",
-                )
-            owner = found
+    def _target(self, owner: Account, wanted: Wanted) -> Target:
         try:
             target = self._catalog.find(owner.id, wanted.model, param="properties.model.name")
         except InvalidRequest as error:
@@ -264,7 +265,17 @@ class Deployments:
             )
         return target
 
-    def _refuse_if_impossible(self, connection: Connection, account_id: int, target: Target) -> None:
+    def _refuse_region(self, account: Account, owner: Account, target: Target) -> None:
+        if target.custom_model is None or owner.id == account.id or self._settings.tunes_in(account.location):
+            return
+        raise InvalidRequest(
+            f"The region '{account.location}' of the account '{account.name}' doesn't allow tuning, so tuned models of "
+            "other accounts can't be deployed there. Deploy to an account in another region.",
+            param="properties.model.source",
+            code="DeploymentModelNotSupported",
+        )
+
+    def _refuse_if_impossible(self, connection: Connection, account_id: int, owner: Account, target: Target) -> None:
         taken = connection.execute(
             sa.select(sa.func.count()).where(deployments.c.account_id == account_id)
         ).scalar_one()
@@ -286,11 +297,9 @@ class Deployments:
                 code="DuplicatedDeploymentForSameModel",
             )
         # Looked up again inside the transaction: the model may have been deleted a moment ago.
-        if connection.execute(
-            sa.select(models.c.seq).where(models.c.name == target.custom_model)
-        ).scalar() is None and (target.name == target.custom_model):
+        if target.adapter in adapters.unnamed(connection, [str(target.adapter)]):
             raise InvalidRequest(
-                f"The model '{target.custom_model}' was deleted.",
+                f"The model '{target.name}' of the account '{owner.name}' was deleted.",
                 param="properties.model.name",
                 code="DeploymentModelNotSupported",
             )
@@ -331,7 +340,8 @@ def checked_sku(name: str, capacity: int) -> str:
 
 
 def _refuse_other_model(existing: Deployment, wanted: Wanted) -> None:
-    if (existing.model, existing.source) != (wanted.model, wanted.source):
+    same_source = (existing.source or "").lower() == (wanted.source or "").lower()
+    if existing.model != wanted.model or not same_source:
         raise InvalidRequest(
             f"The deployment '{existing.name}' serves '{existing.model}'; its model can't be changed. "
             "Delete the deployment first, or use another name.",

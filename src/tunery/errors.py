@@ -6,6 +6,8 @@ TuneryError                   500 internalFailure
 │   ├── ContextOverflow       400 context_length_exceeded
 │   └── QuotaExceeded         400 quotaExceeded
 ├── Unauthorized              401 unauthorized
+├── Forbidden                 403 forbidden
+│   └── LocalAuthDisabled     403 AuthenticationTypeDisabled
 ├── NotFound                  404 notFound
 │   └── DeploymentNotFound    404 DeploymentNotFound
 ├── MethodNotAllowed          405 405
@@ -82,6 +84,19 @@ class Unauthorized(TuneryError):
 
     status = 401
     code = "unauthorized"
+
+
+class Forbidden(TuneryError):
+    """This caller may not do that here."""
+
+    status = 403
+    code = "forbidden"
+
+
+class LocalAuthDisabled(Forbidden):
+    """Key based authentication is disabled for this resource (disableLocalAuth). Send a bearer token instead."""
+
+    code = "AuthenticationTypeDisabled"
 
 
 class NotFound(TuneryError):

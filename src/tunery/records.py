@@ -63,6 +63,15 @@ class Record(msgspec.Struct, frozen=True):
     """Times are Unix seconds; ids are those of the wire."""
 
 
+class ResourceGroup(Record, frozen=True, kw_only=True):
+    id: int
+    subscription_id: str
+    name: str
+    location: str
+    tags: dict[str, str]
+    created_at: int
+
+
 class Account(Record, frozen=True, kw_only=True):
     """What Azure calls an OpenAI resource. Data, jobs, models and deployments belong to exactly one."""
 
@@ -71,9 +80,18 @@ class Account(Record, frozen=True, kw_only=True):
     resource_group: str
     name: str
     location: str
+    sub_domain: str
+    """Names the account in its endpoint; the name itself unless it was made with another one."""
+    kind: str
+    tags: dict[str, str]
+    disable_local_auth: bool
+    """True: no key opens it."""
+    etag: str
     created_at: int
-    key_generations: tuple[int, int] = (1, 1)
-    """Keys are derived from the service's secret and this counter; see access.py."""
+    updated_at: int
+    created_by: str
+    key_generations: tuple[int, int]
+    """Keys are derived from the service's secret and these; see accounts.py."""
 
     @property
     def arm_id(self) -> str:

@@ -36,6 +36,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     resource_group: str = "tunery"
     account: str = "tunery"
     location: str = "local"
+    locations: tuple[str, ...] = ("northcentralus", "swedencentral", "eastus2")
+    """Regions for further accounts. Names only: everything runs on this machine."""
+    locations_without_tuning: tuple[str, ...] = ()
+    """Regions in which nothing is tuned, and no tuned model deployed."""
+    subscriptions: tuple[str, ...] = ()
+    """Ids of further subscriptions."""
+    max_accounts: int = 30
+    """In one region of a subscription."""
     tenant_id: str = ""
 
     device: str = "cpu"
@@ -67,6 +75,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.database or f"sqlite:///{self.home.resolve() / 'tunery.sqlite'}"
 
     @property
+    def all_locations(self) -> list[str]:
+        return list(dict.fromkeys(folded_location(name) for name in (self.location, *self.locations)))
+
+    def offered_location(self, name: str) -> str:
+        """As the service spells it. Raises InvalidRequest for a region that isn't offered."""
+        folded = folded_location(name)
+        if folded not in self.all_locations:
+            raise InvalidRequest(
+                f"The location '{name}' isn't offered here. Use one of {', '.join(self.all_locations)}, or add it to "
+                "the setting `locations`.",
+                param="location",
+                code="LocationNotAvailableForResourceType",
+            )
+        return folded
+
+    def tunes_in(self, location: str) -> bool:
+        return location not in {folded_location(name) for name in self.locations_without_tuning}
+
+    @property
     def endpoint(self) -> str:
         return f"http://{self.host}:{self.port}"
 
@@ -78,6 +105,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def arm_audience(self) -> str:
         """Whom tokens for the control plane are made out to."""
         return f"{self.tls_endpoint}/"
+
+
+def folded_location(name: str) -> str:
+    """swedencentral, however it is written: `Sweden Central` is Azure's name for the eye."""
+    return name.replace(" ", "").lower()
 
 
 def load(*, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:

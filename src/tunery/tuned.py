@@ -9,6 +9,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tunery import adapters
 from tunery.messages import Checkpointed
 from tunery.records import Job, new_id
 from tunery.results import metrics_on_the_wire
@@ -19,7 +20,7 @@ from tunery.store.database import checkpoints, models
 def keep_adapter(store: Store, report: Checkpointed) -> None:
     """Copy a checkpoint's folder into the blobs; the same adapter twice is one."""
     for source in sorted(Path(report.directory).iterdir()):
-        with store.blobs.write(f"adapters/{report.digest}/{source.name}") as stream, source.open("rb") as file:
+        with store.blobs.write(f"{adapters.blob(report.digest)}/{source.name}") as stream, source.open("rb") as file:
             shutil.copyfileobj(file, stream)
 
 

@@ -289,7 +289,7 @@ def test_another_account_s_ids_are_404_like_ids_that_never_were(service: LiveSer
         "/openai/models/{}",
     ):
         assert service.http("GET", path.format("unknown")).status_code == 404, path
-    other = rooms.access.first_account().id + 1
+    other = rooms.accounts.first().id + 1
     for find in (
         lambda: rooms.jobs.get(other, job.id),
         lambda: rooms.files.get(other, job.result_files[0]),

@@ -9,7 +9,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from tests.test_queue import add_account, add_job, all_jobs
+from tunery.accounts import Accounts
+from tunery.groups import Groups
+from tunery.settings import Settings
 from tunery.store import Store
+from tunery.store.blobs import FolderBlobs
 from tunery.store.database import Database, jobs, schema
 
 
@@ -57,4 +61,20 @@ def test_sqlite_is_durable_and_keeps_its_references(tmp_path: Path) -> None:
         pragma = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in
                   ("journal_mode", "synchronous", "foreign_keys")}  # fmt: skip
     assert pragma == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+    database.close()
+
+
+def test_the_account_of_an_older_home_keeps_its_keys_and_gets_a_group(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'tunery.sqlite'}")
+    database.migrate(to="0002")
+    row = {"id": 1, "subscription_id": "S-1", "resource_group": "Group", "name": "Mine", "location": "local"}
+    row |= {"created_at": 7, "key_generations": "[1,1]", "key1_hash": "x", "key2_hash": "y"}
+    with database.begin() as connection:
+        names = ", ".join(row)
+        connection.execute(sa.text(f"INSERT INTO accounts ({names}) VALUES (:{', :'.join(row)})"), row)
+    database.migrate()
+    store, settings = Store(database, FolderBlobs(tmp_path / "blobs")), Settings(home=tmp_path)
+    account = Accounts(store, settings).first()
+    assert (account.name, account.sub_domain, account.key_generations) == ("Mine", "mine", (1, 1))
+    assert Groups(store, settings).get(account.subscription_id, "group").name == account.resource_group
     database.close()

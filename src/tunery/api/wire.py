@@ -2,6 +2,9 @@
 
 Three families share one server (contract.md 0): classic `/openai/...?api-version=DATE`, v1 `/openai/v1/...`, and ARM
 `/subscriptions/...`. A handler raises errors.TuneryError; which JSON that becomes is decided by the path it came on.
+
+Azure gives each account a host name of its own. Here it has a path: `/accounts/NAME/openai/...` is that account's data
+plane (NAME is its sub-domain), on one host with one certificate, whatever names resolve to.
 """
 
 import re
@@ -15,6 +18,7 @@ from fastapi import Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from tunery.access import Access, Caller
+from tunery.accounts import Accounts
 from tunery.errors import InvalidRequest, NotFound, TooLarge, TuneryError, Unauthorized
 from tunery.records import Account
 
@@ -24,6 +28,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 StructT = TypeVar("StructT")
 
+OWN_PATH = re.compile(r"^/accounts/[^/]+(?=/openai/)")
 OLDEST_VERSION = "2022-12-01"
 DATED = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(-preview)?")
 V1_VERSIONS = ("v1", "preview")
@@ -51,6 +56,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 def family_of(path: str) -> Family:
+    path = OWN_PATH.sub("", path)
     if path.lower().startswith("/subscriptions"):
         return Family.ARM
     return Family.V1 if path.startswith("/openai/v1/") else Family.CLASSIC
@@ -61,8 +67,21 @@ def data_plane(request: Request) -> Call:
     family = family_of(request.url.path)
     check_version(family, request.query_params.get("api-version"))
     caller = _caller(request.app.state.access, request)
-    account = caller.account or request.app.state.access.first_account()
-    return Call(family, caller, account)
+    return Call(family, caller, _account(request, caller))
+
+
+def _account(request: Request, caller: Caller) -> Account:
+    """The account whose own path it is, else the key's, else the first."""
+    accounts: Accounts = request.app.state.accounts
+    named = request.scope.get("root_path", "").removeprefix("/accounts/")
+    if not named:
+        return caller.account or accounts.first()
+    account = accounts.by_sub_domain(named)
+    if caller.account is not None and caller.account != account:
+        raise Unauthorized(f"Access denied: this isn't a key of the account '{named}'.", code="401")
+    if account is None:
+        raise NotFound(NO_SUCH_PATH, code="404")
+    return account
 
 
 DataPlane = Annotated[Call, Depends(data_plane)]
@@ -166,7 +185,7 @@ def error_response(path: str, error: TuneryError) -> Response:
     family = family_of(path)
     if family is Family.ARM:
         body = _arm_error(error)
-    elif family is Family.V1 or INFERENCE.match(path):
+    elif family is Family.V1 or INFERENCE.match(OWN_PATH.sub("", path)):
         body = openai_error(error)
     else:
         body = _classic_error(error)
@@ -198,6 +217,7 @@ def _classic_error(error: TuneryError) -> dict[str, Any]:
 
 ARM_CODES = {"unauthorized": "AuthenticationFailed", "notFound": "ResourceNotFound"}
 ARM_CODES |= {"invalidPayload": "BadRequest", "conflict": "Conflict", "quotaExceeded": "InsufficientQuota"}
+ARM_CODES |= {"forbidden": "AuthorizationFailed"}
 
 
 def _arm_error(error: TuneryError) -> dict[str, Any]:
@@ -217,7 +237,7 @@ class Tolerance:
 
     Doubled slashes (an api_base that ends in one); files and jobs below a deployment (openai 1.12 to 1.40 with
     azure_deployment set); job events without prefix and version (openai 0.28); ARM's types in any case (az writes
-    /resourcegroups/ where SDKs write /resourceGroups/).
+    /resourcegroups/ where SDKs write /resourceGroups/). An account's own path becomes ASGI's root_path.
     """
 
     def __init__(self, app: ASGIApp, *, region: str) -> None:
@@ -251,8 +271,17 @@ ARM_WORDS = {
         "Microsoft.CognitiveServices",
         "accounts",
         "deployments",
+        "listKeys",
         "locations",
+        "modelCapacities",
+        "models",
         "operations",
+        "pause",
+        "regenerateKey",
+        "register",
+        "resume",
+        "skus",
+        "usages",
     )
 }
 
@@ -271,10 +300,12 @@ def canonical_case(path: str) -> str:
 def mended(scope: Scope) -> Scope:
     path = re.sub("//+", "/", scope["path"])
     query = scope.get("query_string", b"")
-    path = DEPLOYMENT_ALIAS.sub("/openai", path)
+    own = OWN_PATH.match(path)
+    root = own[0] if own else ""
+    path = DEPLOYMENT_ALIAS.sub("/openai", path.removeprefix(root))
     if BARE_EVENTS.match(path):
         path = "/openai" + path
         query = query if b"api-version=" in query else b"&".join(filter(None, (query, BARE_EVENTS_VERSION)))
     if family_of(path) is Family.ARM:
         path = canonical_case(path)
-    return {**scope, "path": path, "raw_path": path.encode(), "query_string": query}
+    return {**scope, "root_path": root, "path": root + path, "raw_path": (root + path).encode(), "query_string": query}

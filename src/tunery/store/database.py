@@ -42,6 +42,19 @@ def _account() -> sa.Column[Any]:
     return sa.Column("account_id", sa.ForeignKey("accounts.id"), nullable=False)
 
 
+groups = sa.Table(
+    "resource_groups",
+    schema,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("subscription_id", sa.String(64), nullable=False),
+    sa.Column("name", sa.String(90), nullable=False),
+    sa.Column("name_folded", sa.String(90), nullable=False),
+    sa.Column("location", sa.String(64), nullable=False),
+    sa.Column("tags", Json, nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.UniqueConstraint("subscription_id", "name_folded", name="uq_resource_groups_name"),
+)
+
 accounts = sa.Table(
     "accounts",
     schema,
@@ -49,11 +62,21 @@ accounts = sa.Table(
     sa.Column("subscription_id", sa.String(64), nullable=False),
     sa.Column("resource_group", sa.String(90), nullable=False),
     sa.Column("name", sa.String(64), nullable=False, unique=True),
+    sa.Column("name_folded", sa.String(64), nullable=False, server_default=""),
+    sa.Column("sub_domain", sa.String(64), nullable=False, server_default=""),
     sa.Column("location", sa.String(64), nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False, server_default="OpenAI"),
+    sa.Column("tags", Json, nullable=False, server_default="{}"),
+    sa.Column("disable_local_auth", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("etag", sa.String(64), nullable=False, server_default=""),
     sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("updated_at", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("created_by", sa.Text, nullable=False, server_default=""),
     sa.Column("key_generations", Json, nullable=False),
     sa.Column("key1_hash", sa.String(64), nullable=False, unique=True),
     sa.Column("key2_hash", sa.String(64), nullable=False, unique=True),
+    sa.Index("ix_accounts_name_folded", "name_folded", unique=True),
+    sa.Index("ix_accounts_sub_domain", "sub_domain", unique=True),
 )
 
 files = sa.Table(
@@ -263,13 +286,13 @@ class Database:
         with self._engine.connect() as connection:
             yield connection
 
-    def migrate(self) -> None:
-        """Bring the schema to the newest revision; old data folders open in newer versions."""
+    def migrate(self, *, to: str = "head") -> None:
+        """Bring the schema up to a revision, the newest; old data folders open in newer versions."""
         config = alembic.config.Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self._engine.connect() as connection:
             config.attributes["connection"] = connection
-            alembic.command.upgrade(config, "head")
+            alembic.command.upgrade(config, to)
             connection.commit()
 
     def close(self) -> None:

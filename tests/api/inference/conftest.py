@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from tests.fakes import FakeDeployments, FakeGenerator, Script, running, says, serving
 from tunery import api
 from tunery.access import Access
+from tunery.accounts import Accounts
 from tunery.api import inference
 from tunery.api.wire import Tolerance
 from tunery.errors import EngineUnavailable
@@ -60,12 +61,14 @@ def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service
     settings = Settings(home=home)
     database = Database(f"sqlite:///{home / 'tunery.sqlite'}")
     database.migrate()
-    access = Access(Store(database, FolderBlobs(home / "blobs")), settings)
-    account = access.first_account()
+    store = Store(database, FolderBlobs(home / "blobs"))
+    accounts = Accounts(store, settings)
+    account = accounts.first()
     app = FastAPI(redirect_slashes=False)
     app.include_router(inference.router)
     api.install(app)
-    app.state.settings, app.state.access = settings, access
+    app.state.settings, app.state.accounts = settings, accounts
+    app.state.access = Access(store, settings, accounts)
     app.state.deployments = FakeDeployments(
         account.id,
         talk=serving("talk", "chat"),
@@ -75,7 +78,7 @@ def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service
         loading=EngineUnavailable(),
     )
     with running(Tolerance(app, region="local")) as url:
-        service = Service(url, access.keys(account)[0], app)
+        service = Service(url, accounts.keys(account)[0], app)
         with service.http:
             yield service
     database.close()

@@ -63,7 +63,7 @@ def test_the_engine_is_asked_for_the_deployments_adapter_in_the_callers_name(ser
     assert service.app.state.generator.bases == ["tiny"]
     assert asked.adapter is not None
     assert asked.adapter.digest == "digest-of-talk"
-    assert asked.owner == str(service.app.state.access.first_account().id)
+    assert asked.owner == str(service.app.state.accounts.first().id)
     assert asked.messages == [{"role": "user", "content": "Hello?"}]
     assert (asked.temperature, asked.seed, asked.stop, asked.max_tokens) == (0.5, 7, ["\n"], 9)
 

@@ -1,0 +1,9 @@
+"""The ARM control plane (contract.md 4), a module a noun; `router` has all of it."""
+
+from fastapi import APIRouter
+
+from tunery.api.control import accounts, deployments, groups, offers, operations
+
+router = APIRouter()
+for module in (accounts, deployments, groups, offers, operations):
+    router.include_router(module.router)

@@ -1,0 +1,171 @@
+"""Deployments of an account through ARM (contract.md 4.1 to 4.3)."""
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from tunery.accounts import Accounts
+from tunery.api.control.operations import poll_headers
+from tunery.api.control.rendering import system_data
+from tunery.api.control.scope import ACCOUNT, ArmCall, Control
+from tunery.api.wire import JsonBody, decode
+from tunery.deployments import LARGEST_CAPACITY, SKUS, Deployments, Wanted
+from tunery.errors import InvalidRequest
+from tunery.records import Account, Deployment
+
+router = APIRouter()
+
+
+class ModelBody(msgspec.Struct, frozen=True):
+    name: str
+    format: str = "OpenAI"
+    version: str = "1"
+    source: str | None = None
+    """ARM id of the account that has the model, if it isn't the one of the path."""
+    sourceAccount: str | None = None
+    """The same, as it is called across tenants."""
+
+
+class Properties(msgspec.Struct, frozen=True):
+    model: ModelBody
+
+
+class Sku(msgspec.Struct, frozen=True):
+    name: str = "Standard"
+    capacity: int | str | None = None
+    """az sends a string, SDKs a number."""
+
+
+class PutBody(msgspec.Struct, frozen=True):
+    properties: Properties
+    sku: Sku = Sku()
+    tags: dict[str, str] | None = None
+
+
+class PatchBody(msgspec.Struct, frozen=True):
+    sku: Sku | None = None
+    tags: dict[str, str] | None = None
+
+
+@router.post(ACCOUNT + "/deployments/{deployment}")
+@router.put(ACCOUNT + "/deployments/{deployment}")
+def put(request: Request, call: Control, deployment: str, body: JsonBody) -> Response:
+    """Create or update. POST does the same: the guide's curl line says POST."""
+    account, wanted = call.account, _wanted(decode(body, PutBody))
+    owner = _owner(request, call, wanted.source)
+    stored, new = _deployments(request).put(account, deployment, wanted, by=call.caller.name, owner=owner)
+    request.app.state.reconcile.set()
+    return JSONResponse(shown(stored, account), 201 if new else 200, poll_headers(request, account, stored))
+
+
+@router.get(ACCOUNT + "/deployments/{deployment}")
+def show(request: Request, call: Control, deployment: str) -> Response:
+    return JSONResponse(shown(_deployments(request).get(call.account.id, deployment), call.account))
+
+
+@router.get(ACCOUNT + "/deployments")
+def list_deployments(request: Request, call: Control) -> Response:
+    found = _deployments(request).all(call.account.id)
+    return JSONResponse({"value": [shown(deployment, call.account) for deployment in found]})
+
+
+@router.patch(ACCOUNT + "/deployments/{deployment}")
+def patch(request: Request, call: Control, deployment: str, body: JsonBody) -> Response:
+    change = decode(body, PatchBody)
+    sku = change.sku or Sku(name="")
+    stored = _deployments(request).patch(
+        call.account.id, deployment, sku_name=sku.name or None, capacity=_capacity(sku), tags=change.tags
+    )
+    return JSONResponse(shown(stored, call.account))
+
+
+@router.delete(ACCOUNT + "/deployments/{deployment}")
+def delete(request: Request, call: Control, deployment: str) -> Response:
+    gone = _deployments(request).delete(call.account.id, deployment)
+    return Response(status_code=200 if gone else 204)
+
+
+@router.get(ACCOUNT + "/deployments/{deployment}/skus")
+def skus(request: Request, call: Control, deployment: str) -> Response:
+    """Any sku does: they are names here, except for how long a developer's deployment lives."""
+    _deployments(request).get(call.account.id, deployment)
+    capacity = {"minimum": 1, "maximum": LARGEST_CAPACITY, "step": 1, "default": 1}
+    kind = "Microsoft.CognitiveServices/accounts/deployments"
+    return JSONResponse({"value": [{"resourceType": kind, "sku": {"name": sku}, "capacity": capacity} for sku in SKUS]})
+
+
+def shown(deployment: Deployment, account: Account) -> dict[str, Any]:
+    """The wire's deployment object."""
+    model = {
+        "format": deployment.model_format,
+        "name": deployment.model,
+        "version": deployment.model_version,
+        **({} if deployment.source is None else {"source": deployment.source}),
+    }
+    properties = {
+        "model": model,
+        "provisioningState": deployment.state,
+        "versionUpgradeOption": "NoAutoUpgrade",
+        "currentCapacity": deployment.capacity,
+        **({} if deployment.error is None else {"error": {"code": "DeploymentFailed", "message": deployment.error}}),
+    }
+    return {
+        "id": f"{account.arm_id}/deployments/{deployment.name}",
+        "type": "Microsoft.CognitiveServices/accounts/deployments",
+        "name": deployment.name,
+        "sku": {"name": deployment.sku_name, "capacity": deployment.capacity},
+        "properties": properties,
+        "systemData": system_data(
+            by=deployment.created_by, created_at=deployment.created_at, updated_at=deployment.updated_at
+        ),
+        "etag": f'"{deployment.etag}"',
+        **({} if deployment.tags is None else {"tags": deployment.tags}),
+    }
+
+
+def _wanted(body: PutBody) -> Wanted:
+    model = body.properties.model
+    return Wanted(
+        model=model.name,
+        model_format=model.format,
+        model_version=model.version,
+        source=model.source or model.sourceAccount,
+        sku_name=body.sku.name,
+        capacity=_capacity(body.sku) or 1,
+        tags=body.tags,
+    )
+
+
+def _capacity(sku: Sku) -> int | None:
+    if sku.capacity is None:
+        return None
+    try:
+        capacity = int(sku.capacity)
+    except ValueError:
+        capacity = 0
+    if capacity < 1:
+        raise InvalidRequest(f"sku.capacity is {sku.capacity!r}; it has to be 1 or more.", param="sku.capacity")
+    return capacity
+
+
+def _owner(request: Request, call: ArmCall, source: str | None) -> Account | None:
+    """The account that `source` names. Raises InvalidRequest for one that isn't there."""
+    if source is None or source.lower() == call.account.arm_id.lower():
+        return None
+    accounts: Accounts = request.app.state.accounts
+    owner = accounts.by_arm_id(source)
+    if owner is None:
+        raise InvalidRequest(
+            f"The source '{source}' is not an account of this service. It is the ARM id of the account that tuned the "
+            "model: /subscriptions/S/resourceGroups/G/providers/Microsoft.CognitiveServices/accounts/A.",
+            param="properties.model.source",
+            code="DeploymentModelNotSupported",
+        )
+    return owner
+
+
+def _deployments(request: Request) -> Deployments:
+    deployments: Deployments = request.app.state.deployments
+    return deployments
