@@ -14,7 +14,8 @@ from tunery import certificates
 from tunery import settings as settings_module
 from tunery.access import Access
 from tunery.accounts import Accounts
-from tunery.errors import InvalidRequest, Unauthorized
+from tunery.errors import InvalidRequest, Unauthorized, WrongState
+from tunery.records import PrincipalKind
 from tunery.settings import Settings
 from tunery.store import Store
 
@@ -52,9 +53,25 @@ def test_a_token_for_somebody_else_or_by_somebody_else_opens_nothing(access: Acc
 
 def test_a_token_without_expiry_opens_nothing(access: Access) -> None:
     claims = {"aud": AUDIENCE, "tid": access.tenant_id, "sub": "me"}
-    eternal = jwt.encode({"alg": "RS256"}, claims, access._signing_key)
+    eternal = jwt.encode({"alg": "RS256"}, claims, access.tokens._key)
     with pytest.raises(Unauthorized):
         access.by_token(eternal, audience=AUDIENCE)
+
+
+def test_the_owner_s_client_is_made_once_and_its_secret_can_be_told_again(access: Access) -> None:
+    client, secret = access.owner_client()
+    assert access.owner_client() == (client, secret)
+    assert access.principals.prove(client.id, secret, PrincipalKind.APPLICATION) == client
+    assert [(held.role, held.scope) for _, held in access.principals.assignments()] == [("Owner", "")]
+    access.principals.set_secret(client)
+    with pytest.raises(WrongState, match="was changed"):
+        access.owner_client()
+
+
+def test_a_token_of_a_principal_that_is_unknown_opens_nothing(access: Access) -> None:
+    stranger = access.tokens.sign(AUDIENCE, 60, oid="nobody", sub="nobody")
+    with pytest.raises(Unauthorized, match="nobody"):
+        access.by_token(stranger, audience=AUDIENCE)
 
 
 def test_openssl_verifies_the_certificate_for_localhost_against_the_ca(tmp_path: Path) -> None:

@@ -45,6 +45,18 @@ def test_a_refusal_is_a_sentence_and_not_a_traceback(tmp_path: Path) -> None:
     assert not (tmp_path / "tunery.sqlite").exists()
 
 
+def test_env_az_prints_what_az_needs_and_the_same_again(tmp_path: Path) -> None:
+    serve.write_address(Settings(home=tmp_path), tmp_path / "ca.pem")
+    printed = [tunery("env", "--az", "--home", str(tmp_path)).stdout for _ in range(2)]
+    stable = [[line for line in out.splitlines() if "TOKEN" not in line] for out in printed]
+    assert stable[0] == stable[1]
+    names = {line.removeprefix("export ").partition("=")[0] for line in stable[0] if line.startswith("export ")}
+    assert {"REQUESTS_CA_BUNDLE", "TUNERY_ARM_ENDPOINT", "TUNERY_RESOURCE_GROUP", "TUNERY_ACCOUNT"} <= names
+    assert {"TUNERY_TENANT_ID", "TUNERY_CLIENT_ID", "TUNERY_CLIENT_SECRET"} <= names
+    assert sum(line.startswith("#   az ") for line in stable[0]) == 3
+    assert "CLIENT_SECRET" not in tunery("env", "--home", str(tmp_path)).stdout
+
+
 def test_help_names_every_command() -> None:
     shown = tunery("--help").stdout
     assert all(command in shown for command in ("serve", "work", "env", "check", "estimate", "demo", "models"))

@@ -3,71 +3,75 @@
 import hmac
 import uuid
 
-import msgspec
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import RSAKey
-
 from tunery.accounts import Accounts
-from tunery.errors import Unauthorized
+from tunery.errors import Unauthorized, WrongState
 from tunery.keyfiles import owner_only, service_secret
-from tunery.records import Account
+from tunery.principals import Principals
+from tunery.records import Assignment, Principal, PrincipalKind
+from tunery.roles import OWNER, Caller
 from tunery.settings import Settings
 from tunery.store import Store
+from tunery.tokens import Tokens, new_key
 
-ALGORITHM = "RS256"
-
-
-class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody who proved who he is. `account` is set where the proof (a key) is bound to one."""
-
-    name: str
-    kind: str
-    """Key or User, as ARM's systemData spells it."""
-    account: Account | None = None
+OWNER_CLIENT = "tunery-owner"
+EVERYTHING = Assignment(id="home", principal_id="home", role=OWNER, scope="", created_at=0, created_by="home")
+"""What a token that was made with this home's own secrets stands for."""
 
 
 class Access:
     """Proofs in, callers out."""
 
     def __init__(self, store: Store, settings: Settings, accounts: Accounts) -> None:
-        self._store = store
         self._settings = settings
         self._accounts = accounts
-        self._signing_key = RSAKey.import_key(
-            owner_only(settings.home / "signing.pem", lambda: RSAKey.generate_key(2048).as_pem(private=True))
-        )
-        derived = hmac.digest(service_secret(settings.home), b"tenant", "sha256")
-        self.tenant_id = settings.tenant_id or str(uuid.UUID(bytes=derived[:16]))
+        self._secret = service_secret(settings.home)
+        self.tenant_id = settings.tenant_id or self._derived_id("tenant")
+        self.tokens = Tokens(store, settings, owner_only(settings.home / "signing.pem", new_key), self.tenant_id)
+        self.principals = Principals(store)
 
     def by_key(self, key: str) -> Caller:
         """Raises Unauthorized for anything but a valid key, LocalAuthDisabled where its account takes none."""
         return Caller(name="key", kind="Key", account=self._accounts.by_key(key))
 
-    def issue_token(self, *, name: str, audience: str) -> str:
-        now = self._store.now()
-        claims = {
-            "iss": f"{self._settings.tls_endpoint}/adfs",
-            "aud": audience,
-            "tid": self.tenant_id,
-            "sub": name,
-            "iat": now,
-            "nbf": now - 60,
-            "exp": now + self._settings.token_seconds,
-        }
-        return jwt.encode({"alg": ALGORITHM, "kid": self._signing_key.thumbprint()}, claims, self._signing_key)
-
     def by_token(self, token: str, *, audience: str) -> Caller:
-        """Raises Unauthorized unless the token is ours, unexpired, of this tenant and for this audience."""
-        rules = jwt.JWTClaimsRegistry(
-            now=self._store.now(),
-            aud={"essential": True, "value": audience},
-            tid={"essential": True, "value": self.tenant_id},
-            exp={"essential": True},
-        )
-        try:
-            decoded = jwt.decode(token, self._signing_key, algorithms=[ALGORITHM])
-            rules.validate(decoded.claims)
-        except (JoseError, ValueError) as error:
-            raise Unauthorized(f"The access token is invalid: {error}. `tunery env` prints a fresh one.") from error
-        return Caller(name=str(decoded.claims["sub"]), kind="User")
+        """Raises Unauthorized unless the token is valid, for this audience, and of a principal that is known here."""
+        claims = self.tokens.verify(token, audience)
+        object_id = str(claims.get("oid"))
+        if claims.get("owner") is True:
+            return Caller(id=object_id, name=str(claims["sub"]), kind=PrincipalKind.USER, assignments=(EVERYTHING,))
+        found = self.principals.known(object_id, issuer="")
+        if found is None:
+            raise Unauthorized(f"The principal with the object id {object_id} isn't known here.")
+        principal, assignments = found
+        return Caller(id=principal.id, name=principal.name, kind=principal.kind, assignments=assignments)
+
+    def issue_token(self, *, name: str, audience: str) -> str:
+        """For whoever can read this home's secrets, and so owns all of it: the holder may do everything."""
+        life = self._settings.token_seconds
+        return self.tokens.sign(audience, life, sub=name, oid=self._derived_id("owner"), owner=True)
+
+    def owner_client(self) -> tuple[Principal, str]:
+        """The service principal of this home's owner, made at the first call, and its secret.
+
+        The secret is derived like an account's keys, so that it can be told again; the database has its hash alone.
+        Raises WrongState if somebody gave the principal another one.
+        """
+        known = self.principals.find(OWNER_CLIENT)
+        principal = known or self.principals.add(OWNER_CLIENT, PrincipalKind.APPLICATION)
+        secret = self._derive(f"client:{principal.id}").hex()
+        if principal.secret_hash is None:
+            self.principals.assign(principal, OWNER, "/", by="tunery env --az")
+            self.principals.set_secret(principal, secret)
+            principal = self.principals.get(principal.id)
+        if not self.principals.holds(principal, secret):
+            raise WrongState(
+                f"The secret of '{OWNER_CLIENT}' was changed: log in with the new one, or make a fresh principal with "
+                f"`tunery principals remove {OWNER_CLIENT}` and `tunery env --az`."
+            )
+        return principal, secret
+
+    def _derived_id(self, purpose: str) -> str:
+        return str(uuid.UUID(bytes=self._derive(purpose)[:16]))
+
+    def _derive(self, purpose: str) -> bytes:
+        return hmac.digest(self._secret, purpose.encode(), "sha256")

@@ -14,8 +14,9 @@ from fastapi import FastAPI
 from tunery import api
 from tunery.access import Access
 from tunery.accounts import Accounts
-from tunery.api import control, files, inference, jobs, legacy, models
+from tunery.api import control, files, identity, inference, jobs, legacy, models
 from tunery.api.wire import Tolerance
+from tunery.authority import Authority
 from tunery.catalog import Catalog
 from tunery.deployments import Deployments
 from tunery.estimates import Estimates
@@ -46,6 +47,7 @@ class Services:
     accounts: Accounts
     groups: Groups
     access: Access
+    authority: Authority
     catalog: Catalog
     files: Files
     uploads: Uploads
@@ -67,12 +69,14 @@ def services(settings: Settings) -> Services:
     catalog = Catalog(store, settings.models)
     kept = Files(store, settings)
     jobs_room = Jobs(store, settings, catalog, kept)
+    access = Access(store, settings, accounts)
     return Services(
         settings=settings,
         store=store,
         accounts=accounts,
         groups=Groups(store, settings),
-        access=Access(store, settings, accounts),
+        access=access,
+        authority=Authority(store, settings, access.principals, access.tokens),
         catalog=catalog,
         files=kept,
         uploads=Uploads(store, settings, kept),
@@ -97,6 +101,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
     app.include_router(legacy.router, prefix="/openai")
     app.include_router(inference.router)
     app.include_router(control.router)
+    app.include_router(identity.router)
     state: Any = app.state
     state.settings, state.access, state.catalog = rooms.settings, rooms.access, rooms.catalog
     state.accounts, state.groups = rooms.accounts, rooms.groups
@@ -107,6 +112,8 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
         rooms.deployments,
     )
     state.estimates = rooms.estimates
+    state.authority = rooms.authority
+    state.sign_ins = anyio.CapacityLimiter(1)
     state.generator = engines
     state.reconcile = asyncio.Event()
     api.install(app)

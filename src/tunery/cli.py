@@ -15,7 +15,7 @@ from rich.table import Table
 from tunery import app as wiring
 from tunery import estimates, examples, parent, recipe, serve, settings
 from tunery.catalog import BUNDLED
-from tunery.errors import TuneryError
+from tunery.errors import InvalidRequest, TuneryError
 from tunery.models import bundled
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A fine-tuning service that speaks Azure OpenAI.")
@@ -72,8 +72,18 @@ def work(
     worker.run()
 
 
+AZ_LINES = """\
+# Once on this machine, then log in:
+#   az cloud register -n Tunery --endpoint-resource-manager "$TUNERY_ARM_ENDPOINT"
+#   az cloud set -n Tunery
+#   az login --service-principal -u "$TUNERY_CLIENT_ID" -p "$TUNERY_CLIENT_SECRET" --tenant "$TUNERY_TENANT_ID\""""
+
+
 @app.command()
-def env(home: Home = None) -> None:
+def env(
+    home: Home = None,
+    az: Annotated[bool, typer.Option("--az", help="With a service principal, for az and azure-identity.")] = False,
+) -> None:
     """Print shell exports for clients of a service that was started: eval "$(tunery env)"."""
     chosen = settings.load(home=home)
     address = serve.read_address(chosen)
@@ -91,8 +101,16 @@ def env(home: Home = None) -> None:
         "TUNERY_ARM_TOKEN": rooms.access.issue_token(name="tunery env", audience=f"{arm}/"),
         "REQUESTS_CA_BUNDLE": address.ca,
     }
+    if az and not arm:
+        raise InvalidRequest("az needs TLS, and this service runs without its TLS port: start it with --tls-port.")
+    if az:
+        principal, secret = rooms.access.owner_client()
+        exports |= {"TUNERY_TENANT_ID": rooms.access.tenant_id, "TUNERY_CLIENT_ID": principal.id}
+        exports["TUNERY_CLIENT_SECRET"] = secret
     for name, value in exports.items():
         typer.echo(f"export {name}='{value}'")
+    if az:
+        typer.echo(AZ_LINES)
     rooms.close()
 
 

@@ -6,6 +6,10 @@ TuneryError                   500 internalFailure
 │   ├── ContextOverflow       400 context_length_exceeded
 │   └── QuotaExceeded         400 quotaExceeded
 ├── Unauthorized              401 unauthorized
+│   └── PermissionDenied      401 PermissionDenied
+├── SignInRefused             400 invalid_grant
+│   └── WrongClient           401 invalid_client
+├── SignInThrottled           429 temporarily_unavailable
 ├── Forbidden                 403 forbidden
 │   └── LocalAuthDisabled     403 AuthenticationTypeDisabled
 ├── NotFound                  404 notFound
@@ -86,8 +90,35 @@ class Unauthorized(TuneryError):
     code = "unauthorized"
 
 
+class PermissionDenied(Unauthorized):
+    """The principal lacks the data action that this operation needs."""
+
+    code = "PermissionDenied"
+
+
+class SignInRefused(TuneryError):
+    """The sign-in failed. Codes are OAuth's (RFC 6749, 5.2)."""
+
+    status = 400
+    code = "invalid_grant"
+
+
+class WrongClient(SignInRefused):
+    """The client is unknown or its secret is wrong."""
+
+    status = 401
+    code = "invalid_client"
+
+
+class SignInThrottled(TuneryError):
+    """Too many sign-ins. Please wait before the next attempt."""
+
+    status = 429
+    code = "temporarily_unavailable"
+
+
 class Forbidden(TuneryError):
-    """This caller may not do that here."""
+    """The caller isn't allowed to do this."""
 
     status = 403
     code = "forbidden"

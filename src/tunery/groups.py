@@ -84,8 +84,12 @@ def find(connection: Connection, subscription: str, name: str) -> ResourceGroup:
     """Raises NotFound."""
     found = one(connection, ResourceGroup, sa.select(groups).where(_named(subscription, name)))
     if found is None:
-        raise NotFound(f"Resource group '{name}' could not be found.", code="ResourceGroupNotFound")
+        raise not_found(name)
     return found
+
+
+def not_found(name: str) -> NotFound:
+    return NotFound(f"Resource group '{name}' could not be found.", code="ResourceGroupNotFound")
 
 
 def add(

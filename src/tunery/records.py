@@ -101,6 +101,55 @@ class Account(Record, frozen=True, kw_only=True):
         )
 
 
+class PrincipalKind(StrEnum):
+    """As ARM's systemData spells it."""
+
+    USER = "User"  # signs in with name and password, or by device code
+    APPLICATION = "Application"  # a service principal: signs in with its id and a secret
+
+
+class Principal(Record, frozen=True, kw_only=True):
+    """Somebody who may hold roles."""
+
+    id: str
+    """The object id; a service principal's client id as well."""
+    name: str
+    kind: PrincipalKind
+    issuer: str = ""
+    """Who vouches for it: our own authority, or the URL of an outside one."""
+    secret_hash: str | None = None
+    """Argon2; None where an outside issuer vouches."""
+    failures: int = 0
+    """Wrong secrets in a row."""
+    locked_until: int = 0
+    created_at: int
+
+
+class Assignment(Record, frozen=True, kw_only=True):
+    """A role that a principal holds on a scope and everything below it."""
+
+    id: str
+    principal_id: str
+    role: str
+    scope: str
+    """ARM id of a subscription, resource group or account in lower case; empty: everything."""
+    created_at: int
+    created_by: str
+
+
+class DeviceCode(Record, frozen=True, kw_only=True):
+    """A sign-in on another screen, under way."""
+
+    code_hash: str
+    user_code: str
+    client_id: str
+    audience: str
+    scopes: str
+    expires_at: int
+    principal_id: str | None = None
+    """Who approved it."""
+
+
 class File(Record, frozen=True, kw_only=True):
     id: str
     account_id: int

@@ -14,6 +14,9 @@ import msgspec
 
 from tunery.errors import InvalidRequest
 
+DATA_PLANE_AUDIENCE = "https://cognitiveservices.azure.com"
+"""Whom tokens for the data plane are made out to: the resource that Azure's clients name."""
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sizes in bytes, times in seconds."""
@@ -69,6 +72,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     upload_seconds: int = 2 * 3600
     token_seconds: int = 12 * 3600
     """Life of the ARM token that `tunery env` prints."""
+    access_token_seconds: int = 3600
+    """Life of a token that the built-in authority gives out."""
+    refresh_token_seconds: int = 7 * 24 * 3600
+    """For how long a person comes back without the password."""
 
     @property
     def database_url(self) -> str:

@@ -17,10 +17,21 @@ import msgspec
 from fastapi import Depends, Request
 from fastapi.responses import JSONResponse, Response
 
-from tunery.access import Access, Caller
+from tunery import roles
+from tunery.access import Access
 from tunery.accounts import Accounts
-from tunery.errors import InvalidRequest, NotFound, TooLarge, TuneryError, Unauthorized
+from tunery.errors import (
+    InvalidRequest,
+    NotFound,
+    SignInRefused,
+    SignInThrottled,
+    TooLarge,
+    TuneryError,
+    Unauthorized,
+)
 from tunery.records import Account
+from tunery.roles import Caller
+from tunery.settings import DATA_PLANE_AUDIENCE
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -32,7 +43,6 @@ OWN_PATH = re.compile(r"^/accounts/[^/]+(?=/openai/)")
 OLDEST_VERSION = "2022-12-01"
 DATED = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(-preview)?")
 V1_VERSIONS = ("v1", "preview")
-DATA_PLANE_AUDIENCE = "https://cognitiveservices.azure.com"
 NO_SUCH_PATH = "Resource not found"
 
 
@@ -57,34 +67,44 @@ class Call(msgspec.Struct, frozen=True):
 
 def family_of(path: str) -> Family:
     path = OWN_PATH.sub("", path)
-    if path.lower().startswith("/subscriptions"):
+    if path.lower().startswith(("/subscriptions", "/tenants")):
         return Family.ARM
     return Family.V1 if path.startswith("/openai/v1/") else Family.CLASSIC
 
 
 def data_plane(request: Request) -> Call:
-    """The dependency of every data-plane route: version and key are right, or the contract's error."""
+    """The dependency of every data-plane route: version, proof and right are there, or the contract's error."""
     family = family_of(request.url.path)
     check_version(family, request.query_params.get("api-version"))
     caller = _caller(request.app.state.access, request)
-    return Call(family, caller, _account(request, caller))
+    account = _account(request, caller)
+    roles.require(caller, operation_of(request), account)
+    return Call(family, caller, account)
 
 
 def _account(request: Request, caller: Caller) -> Account:
-    """The account whose own path it is, else the key's, else the first."""
+    """The account whose own path it is, else the key's, else the first where the caller holds a role."""
     accounts: Accounts = request.app.state.accounts
     named = request.scope.get("root_path", "").removeprefix("/accounts/")
     if not named:
-        return caller.account or accounts.first()
+        return caller.account or next((one for one in accounts.all() if roles.sees(caller, one)), accounts.first())
     account = accounts.by_sub_domain(named)
     if caller.account is not None and caller.account != account:
         raise Unauthorized(f"Access denied: this isn't a key of the account '{named}'.", code="401")
-    if account is None:
+    if account is None or (caller.account is None and not roles.sees(caller, account)):
         raise NotFound(NO_SUCH_PATH, code="404")
     return account
 
 
 DataPlane = Annotated[Call, Depends(data_plane)]
+
+
+PREFIX = re.compile(r"^/openai(/v1)?(?=/)")
+
+
+def operation_of(request: Request) -> str:
+    """The route as the table of roles names it."""
+    return f"{request.method} {PREFIX.sub('', request.scope['route'].path_format)}"
 
 
 def check_version(family: Family, version: str | None) -> None:
@@ -185,6 +205,8 @@ def error_response(path: str, error: TuneryError) -> Response:
     family = family_of(path)
     if family is Family.ARM:
         body = _arm_error(error)
+    elif path.startswith("/adfs/"):
+        body = _oauth_error(error)
     elif family is Family.V1 or INFERENCE.match(OWN_PATH.sub("", path)):
         body = openai_error(error)
     else:
@@ -215,9 +237,16 @@ def _classic_error(error: TuneryError) -> dict[str, Any]:
     return {"error": body}
 
 
-ARM_CODES = {"unauthorized": "AuthenticationFailed", "notFound": "ResourceNotFound"}
-ARM_CODES |= {"invalidPayload": "BadRequest", "conflict": "Conflict", "quotaExceeded": "InsufficientQuota"}
-ARM_CODES |= {"forbidden": "AuthorizationFailed"}
+def _oauth_error(error: TuneryError) -> dict[str, Any]:
+    """RFC 6749, 5.2."""
+    ours = isinstance(error, SignInRefused | SignInThrottled)
+    code = error.code if ours else "server_error" if error.status >= 500 else "invalid_request"
+    return {"error": code, "error_description": error.message}
+
+
+ARM_CODES = {"unauthorized": "AuthenticationFailed", "forbidden": "AuthorizationFailed"}
+ARM_CODES |= {"notFound": "ResourceNotFound", "invalidPayload": "BadRequest"}
+ARM_CODES |= {"conflict": "Conflict", "quotaExceeded": "InsufficientQuota"}
 
 
 def _arm_error(error: TuneryError) -> dict[str, Any]:
@@ -265,6 +294,7 @@ class Tolerance:
 ARM_WORDS = {
     word.lower(): word
     for word in (
+        "tenants",
         "subscriptions",
         "resourceGroups",
         "providers",

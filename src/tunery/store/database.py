@@ -79,6 +79,45 @@ accounts = sa.Table(
     sa.Index("ix_accounts_sub_domain", "sub_domain", unique=True),
 )
 
+principals = sa.Table(
+    "principals",
+    schema,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("name", sa.String(256), nullable=False),
+    sa.Column("name_folded", sa.String(256), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("issuer", sa.Text, nullable=False),
+    sa.Column("secret_hash", sa.Text),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("locked_until", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.UniqueConstraint("name_folded", name="uq_principals_name"),
+)
+
+assignments = sa.Table(
+    "role_assignments",
+    schema,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("principal_id", sa.ForeignKey("principals.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("role", sa.String(64), nullable=False),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.UniqueConstraint("principal_id", "role", "scope", name="uq_role_assignments_held"),
+)
+
+device_codes = sa.Table(
+    "device_codes",
+    schema,
+    sa.Column("code_hash", sa.String(64), primary_key=True),
+    sa.Column("user_code", sa.String(16), nullable=False, unique=True),
+    sa.Column("client_id", sa.Text, nullable=False),
+    sa.Column("audience", sa.Text, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("expires_at", sa.Integer, nullable=False),
+    sa.Column("principal_id", sa.ForeignKey("principals.id", ondelete="CASCADE")),
+)
+
 files = sa.Table(
     "files",
     schema,

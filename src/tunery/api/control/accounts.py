@@ -6,10 +6,11 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from tunery import roles
 from tunery.accounts import Accounts, Wanted
 from tunery.api.control.rendering import iso, system_data
-from tunery.api.control.scope import ACCOUNT, GROUP, PROVIDER, SUBSCRIPTION, Control, host
-from tunery.api.wire import JsonBody, decode
+from tunery.api.control.scope import ACCOUNT, GROUP, PROVIDER, SUBSCRIPTION, ArmCall, Control, host
+from tunery.api.wire import JsonBody, decode, operation_of
 from tunery.errors import InvalidRequest
 from tunery.groups import Groups
 from tunery.records import Account
@@ -88,15 +89,13 @@ def delete(request: Request, call: Control) -> Response:
 def list_in_group(request: Request, call: Control) -> Response:
     groups: Groups = request.app.state.groups
     group = groups.get(call.subscription, str(call.group))
-    found = [
-        account for account in _in_subscription(request, call.subscription) if account.resource_group == group.name
-    ]
+    found = [account for account in _in_subscription(request, call) if account.resource_group == group.name]
     return JSONResponse({"value": [shown(account, request) for account in found]})
 
 
 @router.get(f"{SUBSCRIPTION}/providers/{PROVIDER}/accounts")
 def list_in_subscription(request: Request, call: Control) -> Response:
-    found = _in_subscription(request, call.subscription)
+    found = _in_subscription(request, call)
     return JSONResponse({"value": [shown(account, request) for account in found]})
 
 
@@ -173,8 +172,14 @@ def _refuse_unkept(properties: Properties) -> None:
             )
 
 
-def _in_subscription(request: Request, subscription: str) -> list[Account]:
-    return [found for found in _accounts(request).all() if found.subscription_id == subscription.lower()]
+def _in_subscription(request: Request, call: ArmCall) -> list[Account]:
+    """Those that the caller may read."""
+    operation, subscription = operation_of(request), call.subscription.lower()
+    return [
+        found
+        for found in _accounts(request).all()
+        if found.subscription_id == subscription and roles.may(call.caller, operation, found)
+    ]
 
 
 def _keys(keys: tuple[str, str]) -> Response:

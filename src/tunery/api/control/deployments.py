@@ -6,6 +6,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from tunery import roles
 from tunery.accounts import Accounts
 from tunery.api.control.operations import poll_headers
 from tunery.api.control.rendering import system_data
@@ -156,7 +157,7 @@ def _owner(request: Request, call: ArmCall, source: str | None) -> Account | Non
         return None
     accounts: Accounts = request.app.state.accounts
     owner = accounts.by_arm_id(source)
-    if owner is None:
+    if owner is None or not roles.may(call.caller, f"PUT {ACCOUNT}/deployments/{{deployment}}", owner):
         raise InvalidRequest(
             f"The source '{source}' is not an account of this service. It is the ARM id of the account that tuned the "
             "model: /subscriptions/S/resourceGroups/G/providers/Microsoft.CognitiveServices/accounts/A.",

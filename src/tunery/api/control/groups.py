@@ -6,6 +6,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from tunery import roles
 from tunery.api.control.scope import GROUP, PROVIDER, SUBSCRIPTION, Control
 from tunery.api.wire import JsonBody, decode
 from tunery.errors import NotFound
@@ -46,7 +47,8 @@ class GroupBody(msgspec.Struct, frozen=True):
 
 @router.get(SUBSCRIPTION + "/resourceGroups")
 def list_groups(request: Request, call: Control) -> Response:
-    return JSONResponse({"value": [shown(group) for group in _groups(request).all(call.subscription)]})
+    found = [shown(group) for group in _groups(request).all(call.subscription)]
+    return JSONResponse({"value": [group for group in found if roles.sees(call.caller, group["id"])]})
 
 
 @router.get(GROUP)

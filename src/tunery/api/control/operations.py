@@ -5,8 +5,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from tunery import roles
 from tunery.accounts import Accounts
 from tunery.api.control.scope import LOCATION, Control, host
+from tunery.api.wire import operation_of
 from tunery.deployments import Deployments
 from tunery.errors import NotFound
 from tunery.records import Account, Deployment, DeploymentState
@@ -33,7 +35,8 @@ def status(request: Request, call: Control, operation: str) -> Response:
     deployments: Deployments = request.app.state.deployments
     account_name, _, name = operation.partition("~")
     account = accounts.by_name(account_name)
-    if account is None or account.subscription_id.lower() != call.subscription.lower():
+    mine = account is not None and account.subscription_id.lower() == call.subscription.lower()
+    if account is None or not mine or not roles.may(call.caller, operation_of(request), account):
         raise NotFound(f"The operation '{operation}' does not exist.", code="ResourceNotFound")
     deployment = deployments.get(account.id, name)
     body: dict[str, Any] = {"id": request.url.path, "name": operation}

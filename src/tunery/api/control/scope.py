@@ -1,24 +1,25 @@
-"""The one dependency of all ARM routes: token, api-version, and what the path names."""
+"""The one dependency of all ARM routes: token, api-version, what the path names, and the right to it.
+
+What the caller holds no role on is to him as if it were not: the same 404, in the same words.
+"""
 
 from typing import Annotated
 
 import msgspec
 from fastapi import Depends, Request
 
-from tunery.access import Access, Caller
+from tunery import groups, roles
+from tunery.access import Access
 from tunery.accounts import Accounts, not_found
-from tunery.api.wire import DATED
+from tunery.api.wire import DATED, operation_of
 from tunery.deployments import check_name
 from tunery.errors import InvalidRequest, NotFound, Unauthorized
 from tunery.groups import Groups
 from tunery.records import Account
+from tunery.roles import ACCOUNT, GROUP, LOCATION, PROVIDER, SUBSCRIPTION, Caller
 from tunery.settings import Settings
 
-PROVIDER = "Microsoft.CognitiveServices"
-SUBSCRIPTION = "/subscriptions/{subscription}"
-GROUP = SUBSCRIPTION + "/resourceGroups/{group}"
-ACCOUNT = f"{GROUP}/providers/{PROVIDER}/accounts/{{account}}"
-LOCATION = f"{SUBSCRIPTION}/providers/{PROVIDER}/locations/{{location}}"
+__all__ = ["ACCOUNT", "GROUP", "LOCATION", "PROVIDER", "SUBSCRIPTION", "ArmCall", "Control", "SignedIn", "host"]
 
 
 class ArmCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +43,7 @@ class ArmCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def control_plane(request: Request) -> ArmCall:
-    """Token, api-version and the scope of the path are right, or ARM's error."""
+    """Token, api-version, the scope of the path and the right to it are there, or ARM's error."""
     caller = _bearer(request)
     path = request.path_params
     if "deployment" in path:
@@ -50,19 +51,39 @@ def control_plane(request: Request) -> ArmCall:
         check_name(path["deployment"])
     _check_version(request.query_params.get("api-version"))
     subscription, group, name = path["subscription"], path.get("group"), path.get("account")
-    rooms: Groups = request.app.state.groups
-    if subscription.lower() not in rooms.subscriptions():
-        raise NotFound(f"The subscription '{subscription}' could not be found.", code="SubscriptionNotFound")
-    found = None
-    if group is not None and name is not None:
-        rooms.get(subscription, group)
-        accounts: Accounts = request.app.state.accounts
-        found = accounts.by_arm_id(ACCOUNT.format(subscription=subscription, group=group, account=name))
+    _refuse_unseen(request, caller, subscription, group, name)
     template = ACCOUNT if name is not None else SUBSCRIPTION if group is None else GROUP
     scope = template.format(subscription=subscription, group=group, account=name)
+    roles.require(caller, operation_of(request), scope)
+    accounts: Accounts = request.app.state.accounts
+    found = None if name is None else accounts.by_arm_id(scope)
     return ArmCall(caller=caller, scope=scope, subscription=subscription, group=group, name=name, found=found)
 
 
+def _refuse_unseen(request: Request, caller: Caller, subscription: str, group: str | None, name: str | None) -> None:
+    known: Groups = request.app.state.groups
+    scope = SUBSCRIPTION.format(subscription=subscription)
+    if subscription.lower() not in known.subscriptions() or not roles.sees(caller, scope):
+        raise NotFound(f"The subscription '{subscription}' could not be found.", code="SubscriptionNotFound")
+    if group is not None:
+        scope = GROUP.format(subscription=subscription, group=group)
+        if not roles.sees(caller, scope):
+            raise groups.not_found(group)
+    if group is not None and name is not None:
+        known.get(subscription, group)
+        if not roles.sees(caller, ACCOUNT.format(subscription=subscription, group=group, account=name)):
+            raise not_found(name)
+
+
+def signed_in(request: Request) -> Caller:
+    """The dependency of ARM routes above all subscriptions, which answer with what the caller may see."""
+    caller = _bearer(request)
+    _check_version(request.query_params.get("api-version"))
+    roles.require_row(operation_of(request))
+    return caller
+
+
+SignedIn = Annotated[Caller, Depends(signed_in)]
 Control = Annotated[ArmCall, Depends(control_plane)]
 
 
