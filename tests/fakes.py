@@ -104,7 +104,7 @@ def piece(request: Generate, index: int, text: str, *, first: bool = False) -> P
     return Piece(id=request.id, index=index, text=text, logprobs=logprobs)
 
 
-def serving(name: str, *kinds: str, context_length: int = 8192) -> Serving:
+def serving(name: str, *kinds: str, context_length: int = 8192, units: int | None = None) -> Serving:
     return Serving(
         name=name,
         model=f"gpt-35-turbo-0613.ft-{name}",
@@ -112,6 +112,7 @@ def serving(name: str, *kinds: str, context_length: int = 8192) -> Serving:
         adapter=Adapter(digest=f"digest-of-{name}", directory=f"adapters/{name}"),
         kinds=frozenset(kinds or ("chat", "completion")),
         context_length=context_length,
+        units=units,
     )
 
 

@@ -25,6 +25,14 @@ from tunery.settings import Settings
 from tunery.worker import Worker
 
 VERSION = "2024-10-21"
+ROOMY = {
+    "max_files": 500,
+    "max_total_bytes": 16 * 1024**3,
+    "max_jobs": 1000,
+    "max_deployments": 500,
+    "max_tuned_deployments": 500,
+}
+"""Limits for a service that many tests share."""
 ClientT = TypeVar("ClientT", bound=openai.OpenAI)
 
 

@@ -22,7 +22,7 @@ LAYERS = [
     {"files", "queue"},
     {"authority", "catalog", "access"},
     {"accounts"},
-    {"rates", "erasure", "groups", "principals", "tokens"},
+    {"rates", "erasure", "groups", "principals", "quotas", "throttle", "tokens"},
     {"adapters", "keyfiles"},
     {"examples", "recipe", "certificates", "roles"},
     {"store"},

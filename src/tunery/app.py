@@ -29,6 +29,7 @@ from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.blobs import FolderBlobs
 from tunery.store.database import Database
+from tunery.throttle import Throttle
 from tunery.training.local import LocalPlanner, LocalTrainer
 from tunery.uploads import Uploads
 from tunery.worker import Worker
@@ -115,6 +116,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
     state.authority = rooms.authority
     state.sign_ins = anyio.CapacityLimiter(1)
     state.generator = engines
+    state.throttle = Throttle(rooms.settings)
     state.reconcile = asyncio.Event()
     api.install(app)
     return app
@@ -148,4 +150,5 @@ async def _keep_house(app: FastAPI) -> None:
         await anyio.to_thread.run_sync(app.state.uploads.expire)
         await anyio.to_thread.run_sync(app.state.files.expire)
         await anyio.to_thread.run_sync(app.state.files.sweep)
+        app.state.throttle.tidy()
         await anyio.sleep(HOUSEKEEPING_SECONDS)

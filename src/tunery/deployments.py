@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tunery import adapters
+from tunery import adapters, quotas
 from tunery.catalog import Catalog, Target
 from tunery.errors import (
     Conflict,
@@ -16,26 +16,16 @@ from tunery.errors import (
     EngineUnavailable,
     InvalidRequest,
     NotFound,
-    QuotaExceeded,
     TuneryError,
 )
 from tunery.messages import Adapter
-from tunery.records import Account, Deployment, DeploymentState
+from tunery.records import PROVISIONED, Account, Deployment, DeploymentState
 from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.database import deployments, many, one
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-SKUS = (
-    "Standard",
-    "GlobalStandard",
-    "DataZoneStandard",
-    "ProvisionedManaged",
-    "GlobalProvisionedManaged",
-    "DataZoneProvisionedManaged",
-    "DeveloperTier",
-    "Developer",
-)
+SKUS = ("Standard", "GlobalStandard", "DataZoneStandard", *PROVISIONED, "DeveloperTier", "Developer")
 LARGEST_CAPACITY = 1_000_000
 USE_SECONDS = 60
 """The time of last use is written at most this often: a minute is exact enough for a rule of 15 days."""
@@ -61,7 +51,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str = "1"
     source: str | None = None
     sku_name: str = "Standard"
-    capacity: int = 1
+    capacity: int | None = None
     tags: dict[str, str] | None = None
 
 
@@ -74,6 +64,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     adapter: Adapter | None
     kinds: frozenset[str]
     context_length: int
+    units: int | None = None
+    """Of its rate limit; None: it has none."""
 
 
 class Deployments:
@@ -93,7 +85,7 @@ class Deployments:
 
         Raises:
             InvalidRequest: name, sku, capacity or model can't be; Conflict: the model has a deployment already;
-            QuotaExceeded: no deployment left.
+            QuotaExceeded: no deployment of that kind left.
         """
         check_name(name)
         sku = checked_sku(wanted.sku_name, wanted.capacity)
@@ -171,6 +163,11 @@ class Deployments:
         with self._store.database.read() as connection:
             return many(connection, Deployment, query)
 
+    def usages(self, account_id: int) -> list[quotas.Usage]:
+        """Every limit of the account, and what is taken of it."""
+        with self._store.database.read() as connection:
+            return quotas.usages(connection, self._settings, account_id)
+
     def delete(self, account_id: int, name: str) -> bool:
         """False if there was none. The model stays; the adapter goes if its model went before it."""
         with self._store.database.begin() as connection:
@@ -207,6 +204,7 @@ class Deployments:
             adapter=None if deployment.adapter is None else self._catalog.adapter(deployment.adapter),
             kinds=base.kinds,
             context_length=base.model.context_length,
+            units=deployment.units,
         )
 
     async def reconcile(self, mounter: Mounter, *, run_sync: "RunSync") -> int:
@@ -276,13 +274,8 @@ class Deployments:
         )
 
     def _refuse_if_impossible(self, connection: Connection, account_id: int, owner: Account, target: Target) -> None:
-        taken = connection.execute(
-            sa.select(sa.func.count()).where(deployments.c.account_id == account_id)
-        ).scalar_one()
-        if taken >= self._settings.max_deployments:
-            raise QuotaExceeded(
-                f"This account may have {self._settings.max_deployments} deployments and has. Delete one first."
-            )
+        tuned = target.adapter is not None
+        quotas.admit_deployment(connection, self._settings, account_id, tuned=tuned)
         if target.custom_model is None:
             return
         other = connection.execute(
@@ -327,14 +320,14 @@ def check_name(name: str) -> None:
     )
 
 
-def checked_sku(name: str, capacity: int) -> str:
+def checked_sku(name: str, capacity: int | None) -> str:
     """The sku as Azure spells it; clients write `standard` too. Raises InvalidRequest."""
     for sku in SKUS:
         if sku.lower() == name.lower():
             break
     else:
         raise InvalidRequest(f"The sku {name!r} is unknown. Use one of {', '.join(SKUS)}.", param="sku.name")
-    if not 1 <= capacity <= LARGEST_CAPACITY:
+    if capacity is not None and not 1 <= capacity <= LARGEST_CAPACITY:
         raise InvalidRequest(f"sku.capacity may be 1 to {LARGEST_CAPACITY}.", param="sku.capacity")
     return sku
 

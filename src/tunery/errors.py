@@ -20,6 +20,7 @@ TuneryError                   500 internalFailure
 │   └── ModelDeployed         409 conflict
 ├── TooLarge                  413 invalidPayload
 ├── TooManyRequests           429 tooManyRequests
+│   └── RateLimited           429 429
 ├── EngineUnavailable         503 DeploymentNotReady
 ├── EstimateFailed            503 internalFailure
 └── StorageFull               507 internalFailure
@@ -28,7 +29,8 @@ A class's docstring is its message when none is given. Codes are those of contra
 shape they take (classic, v1 or ARM) is decided in api/wire.py alone.
 """
 
-from typing import ClassVar
+import math
+from typing import ClassVar, NamedTuple
 
 
 class TuneryError(Exception):
@@ -45,7 +47,7 @@ class TuneryError(Exception):
         *,
         param: str | None = None,
         code: str | None = None,
-        retry_after: int = 1,
+        retry_after: float = 1,
     ) -> None:
         """`retry_after`: seconds, for what may be sent again."""
         super().__init__(message or (type(self).__doc__ or "").strip())
@@ -180,6 +182,26 @@ class TooManyRequests(TuneryError):
 
     status = 429
     code = "tooManyRequests"
+
+
+class Allowance(NamedTuple):
+    """A deployment's limits a minute, and what is left of them."""
+
+    requests: int
+    requests_left: int
+    tokens: int
+    tokens_left: int
+
+
+class RateLimited(TooManyRequests):
+    """The deployment has had its requests or tokens of this minute."""
+
+    code = "429"
+
+    def __init__(self, message: str, allowance: Allowance, *, retry_after: float) -> None:
+        """`retry_after`: seconds until the same request would pass, if no other one came."""
+        super().__init__(f"{message} Please retry after {math.ceil(retry_after)} seconds.", retry_after=retry_after)
+        self.allowance = allowance
 
 
 class EngineUnavailable(TuneryError):

@@ -9,11 +9,10 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 from typing_extensions import Buffer
 
-from tunery import examples
-from tunery.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, TooLarge
+from tunery import examples, quotas
+from tunery.errors import Conflict, InvalidRequest, NotFound, TooLarge
 from tunery.records import TERMINAL, File, FileStatus, new_id
 from tunery.settings import Settings
 from tunery.store import Store
@@ -255,24 +254,9 @@ class Files:
             "expires_at": None if expires_after is None else now + expires_after,
         }
         with self._store.database.begin() as connection:
-            if purpose != RESULTS:
-                self._refuse_over_quota(connection, account_id, size)
+            quotas.admit_file(connection, self._settings, account_id, size)
             connection.execute(sa.insert(files).values(row))
         return self.get(account_id, file_id)
-
-    def _refuse_over_quota(self, connection: Connection, account_id: int, size: int) -> None:
-        count, total = connection.execute(
-            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(files.c.bytes), 0)).where(
-                files.c.account_id == account_id, files.c.purpose != RESULTS
-            )
-        ).one()
-        if count >= self._settings.max_files:
-            raise QuotaExceeded(f"This account may hold {self._settings.max_files} files and does. Delete one first.")
-        if total + size > self._settings.max_total_bytes:
-            raise QuotaExceeded(
-                f"The file's {size} bytes don't fit: {total} of {self._settings.max_total_bytes} are taken. "
-                "Delete a file first."
-            )
 
     def _beat(self, claim: Claim) -> None:
         until = self._store.clock() + claim.lease_seconds

@@ -7,14 +7,13 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tunery import recipe
+from tunery import quotas, recipe
 from tunery.catalog import CHAT, Catalog, Target
-from tunery.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, WrongState
+from tunery.errors import Conflict, InvalidRequest, NotFound, WrongState
 from tunery.files import TRAINING, Files
 from tunery.rates import finish_time
 from tunery.records import (
     TERMINAL,
-    WAITING,
     Checkpoint,
     Event,
     File,
@@ -78,7 +77,7 @@ class Jobs:
         }
         try:
             with self._store.database.begin() as connection:
-                ahead = self._refuse_over_quota(connection, account_id)
+                ahead = quotas.admit_job(connection, self._settings, account_id)
                 finish = finish_time(
                     connection,
                     account_id,
@@ -213,20 +212,6 @@ class Jobs:
             "integrations": wanted.integrations,
             "training_type": None if wanted.trainingType is None else str(wanted.trainingType),
         }
-
-    def _refuse_over_quota(self, connection: Connection, account_id: int) -> int:
-        """How many jobs are ahead. Raises QuotaExceeded."""
-        count = sa.func.count()
-        mine = jobs.c.account_id == account_id
-        waiting = connection.execute(sa.select(count).where(mine, jobs.c.status.in_(WAITING))).scalar_one()
-        if waiting >= self._settings.max_queued_jobs:
-            raise QuotaExceeded(
-                f"{waiting} jobs of this account wait already; {self._settings.max_queued_jobs} may. "
-                "Cancel one or wait for one to start."
-            )
-        return connection.execute(
-            sa.select(count).where(mine, jobs.c.status.not_in((*TERMINAL, JobStatus.PAUSED)))
-        ).scalar_one()
 
     def _by_idempotency_key(self, account_id: int, key: str, digest: str) -> Job | None:
         query = sa.select(jobs).where(jobs.c.account_id == account_id, jobs.c.idempotency_key == key)

@@ -355,7 +355,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
     kind: str
     message: str
     param: str | None = None
-    retry_after: int = 1
+    retry_after: float = 1
     """Seconds, for those that may be sent again."""
 
 

@@ -5,7 +5,7 @@ first touches the job's row with its token in the same transaction, so a worker 
 woke up from a long sleep can't write anything any more.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -27,8 +27,18 @@ class Lease(NamedTuple):
     seconds: float
 
 
-def claim(store: Store, *, owner: str, lease_seconds: float, max_running: int) -> tuple[Job, Lease] | None:
-    """The oldest job that may run: waiting, or held by a worker whose lease ran out. FIFO within each account."""
+def claim(
+    store: Store,
+    *,
+    owner: str,
+    lease_seconds: float,
+    max_running: int,
+    exceptions: Mapping[int, int] | None = None,
+) -> tuple[Job, Lease] | None:
+    """The oldest job that may run: waiting, or held by a worker whose lease ran out. FIFO within each account.
+
+    `exceptions`: by account id, where another number of jobs than `max_running` may run at once.
+    """
     now = store.clock()
     queued, others = jobs.alias("queued"), jobs.alias("others")
     running = (
@@ -36,10 +46,11 @@ def claim(store: Store, *, owner: str, lease_seconds: float, max_running: int) -
         .where(others.c.account_id == queued.c.account_id, others.c.status.in_(HELD), others.c.lease_until >= now)
         .scalar_subquery()
     )
+    allowed = sa.case(exceptions, value=queued.c.account_id, else_=max_running) if exceptions else max_running
     orphaned = sa.and_(queued.c.status.in_(HELD), queued.c.lease_until < now)
     first = (
         sa.select(queued.c.seq)
-        .where(sa.or_(queued.c.status.in_(WAITING), orphaned), running < max_running)
+        .where(sa.or_(queued.c.status.in_(WAITING), orphaned), running < allowed)
         .order_by(queued.c.seq)
         .limit(1)
         .with_for_update(skip_locked=True, of=queued)

@@ -273,6 +273,10 @@ class Model(Record, frozen=True, kw_only=True):
     created_at: int
 
 
+PROVISIONED = ("ProvisionedManaged", "GlobalProvisionedManaged", "DataZoneProvisionedManaged")
+"""Skus whose capacity counts machines, not tokens a minute."""
+
+
 class Deployment(Record, frozen=True, kw_only=True):
     account_id: int
     name: str
@@ -285,7 +289,7 @@ class Deployment(Record, frozen=True, kw_only=True):
     adapter: str | None
     """Digest, or None where a base itself is deployed."""
     sku_name: str = "Standard"
-    capacity: int = 1
+    capacity: int | None = None
     tags: dict[str, str] | None = None
     state: DeploymentState
     error: str | None = None
@@ -294,6 +298,11 @@ class Deployment(Record, frozen=True, kw_only=True):
     updated_at: int
     created_by: str
     last_used_at: int | None = None
+
+    @property
+    def units(self) -> int | None:
+        """Of its rate limit; None: it has none."""
+        return None if self.sku_name in PROVISIONED else self.capacity
 
 
 def may_move(old: JobStatus, new: JobStatus) -> bool:

@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -17,8 +17,24 @@ from tunery.errors import InvalidRequest
 DATA_PLANE_AUDIENCE = "https://cognitiveservices.azure.com"
 """Whom tokens for the data plane are made out to: the resource that Azure's clients name."""
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an account may hold. The numbers are Azure's of today; its pages of 2023 said 30 files."""
+
+    max_files: Count = 50
+    """Results of jobs don't count, neither here nor in bytes."""
+    max_total_bytes: Count = 1024**3
+    max_jobs: Count = 100
+    """In any state, until they are deleted."""
+    max_running_jobs: Count = 1
+    max_queued_jobs: Count = 20
+    max_deployments: Count = 32
+    max_tuned_deployments: Count = 5
+
+
+class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sizes in bytes, times in seconds."""
 
     home: Path = Path(".tunery")
@@ -61,12 +77,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     max_file_bytes: int = 512 * 1024 * 1024
     max_upload_bytes: int = 9 * 1024**3
-    max_files: int = 50
-    """Training data files of an account; result files don't count."""
-    max_total_bytes: int = 16 * 1024**3
-    max_running_jobs: int = 1
-    max_queued_jobs: int = 20
-    max_deployments: int = 32
+    account_limits: dict[str, dict[str, Count]] = {}
+    """By account name, the fields of Limits that differ there: [account_limits.NAME] in tunery.toml."""
+    tokens_per_unit: Count = 1000
+    """A minute, for each unit of a deployment's sku.capacity; 0: no limit. A deployment without capacity has none."""
+    requests_per_unit: Count = 6
     max_body_bytes: int = 16 * 1024 * 1024
     """Of a JSON request."""
     upload_seconds: int = 2 * 3600
@@ -76,6 +91,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Life of a token that the built-in authority gives out."""
     refresh_token_seconds: int = 7 * 24 * 3600
     """For how long a person comes back without the password."""
+
+    def limits(self, account: str) -> Limits:
+        """Of an account, by its name in any case."""
+        own = {name.lower(): limits for name, limits in self.account_limits.items()}.get(account.lower(), {})
+        common = {name: getattr(self, name) for name in Limits.__struct_fields__}
+        return msgspec.convert({**common, **own}, Limits)
 
     @property
     def database_url(self) -> str:
@@ -135,6 +156,8 @@ def load(*, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
     try:
         values = {**written, **variables, **given, "home": home}
         settings = msgspec.convert(values, Settings, strict=False, dec_hook=lambda kind, value: kind(value))
+        for account in settings.account_limits:
+            settings.limits(account)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"Settings ({path} and TUNERY_* variables): {error}") from error
     return msgspec.structs.replace(settings, models=settings.models.expanduser())

@@ -4,6 +4,7 @@ import hashlib
 
 import sqlalchemy as sa
 
+from tunery import quotas
 from tunery.errors import InvalidRequest, NotFound, TooLarge, WrongState
 from tunery.files import Files, Incoming, checked_purpose, plain_name
 from tunery.records import File, Part, Upload, UploadStatus, new_id
@@ -42,6 +43,8 @@ class Uploads:
             "status": UploadStatus.PENDING,
         }
         with self._store.database.begin() as connection:
+            # `keep` decides, once the bytes are there; who can't succeed is told before he sends them.
+            quotas.admit_file(connection, self._settings, account_id, size)
             connection.execute(sa.insert(uploads).values(row))
         return self.get(account_id, str(row["id"]))
 

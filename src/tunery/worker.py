@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from tunery import queue
+from tunery import queue, quotas
 from tunery.errors import TuneryError
 from tunery.files import Outcome
 from tunery.queue import Lease, LeaseLost
@@ -50,11 +50,14 @@ class Worker:
 
     def work_once(self) -> bool:
         """Claim and settle one job; False if there was none."""
+        with self._store.database.read() as connection:
+            exceptions = quotas.running_limits(connection, self._settings)
         claimed = queue.claim(
             self._store,
             owner=self.owner,
             lease_seconds=self._settings.lease_seconds,
             max_running=self._settings.max_running_jobs,
+            exceptions=exceptions,
         )
         if claimed is None:
             return False

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.live import LiveService, live_service
+from tests.live import ROOMY, LiveService, live_service
 
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    with live_service(tmp_path_factory.mktemp("home"), max_files=500) as running:
+    with live_service(tmp_path_factory.mktemp("home"), **ROOMY) as running:
         yield running

@@ -177,7 +177,9 @@ def test_skus_capacities_and_usages_have_arm_s_shape(service: LiveService) -> No
     skus = service.arm("GET", "/deployments/counted/skus").json()["value"]
     assert {"Standard", "GlobalStandard"} <= {sku["sku"]["name"] for sku in skus}
     assert service.arm("GET", "/skus").json()["value"][0]["sku"]["name"] == "S0"
-    usage = service.arm("GET", "/usages").json()["value"][0]
+    usages = {usage["name"]["value"]: usage for usage in service.arm("GET", "/usages").json()["value"]}
+    assert len(usages) == 7 and usages["OpenAI.FileBytes"]["unit"] == "Bytes"
+    usage = usages["OpenAI.Deployments"]
     assert usage["unit"] == "Count" and 1 <= usage["currentValue"] <= usage["limit"]
     above = f"{subscription(service)}/{PROVIDER}"
     count = service.management("GET", f"{above}/locations/local/usages").json()["value"][0]

@@ -78,6 +78,22 @@ def test_az_s_string_and_the_sdk_s_number_are_both_a_capacity(
     service.arm("DELETE", "/deployments/capacity")
 
 
+def test_without_a_capacity_there_is_no_rate_limit_and_with_one_arm_says_which(
+    service: LiveService, model: str
+) -> None:
+    wanted = body(model)
+    del wanted["sku"]["capacity"]
+    free = service.arm("PUT", "/deployments/free", json=wanted).json()
+    assert free["sku"] == {"name": "Standard"} and "rateLimits" not in free["properties"]
+    limited = service.arm("PATCH", "/deployments/free", json={"sku": {"name": "Standard", "capacity": 2}}).json()
+    assert limited["properties"]["rateLimits"] == [
+        {"key": "request", "renewalPeriod": 60, "count": 12},
+        {"key": "token", "renewalPeriod": 60, "count": 2000},
+    ]
+    provisioned = service.arm("PATCH", "/deployments/free", json={"sku": {"name": "ProvisionedManaged"}}).json()
+    assert provisioned["sku"]["capacity"] == 2 and "rateLimits" not in provisioned["properties"]
+
+
 def test_a_custom_model_has_one_deployment_and_the_error_names_it(service: LiveService, model: str) -> None:
     deploy(service, "only", model)
     second = service.arm("PUT", "/deployments/second", json=body(model))

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.live import LiveService, live_service
+from tests.live import ROOMY, LiveService, live_service
 from tests.test_files import jsonl
 
 HERE = Path(__file__).parent
@@ -31,7 +31,10 @@ NODE_PACKAGES = ["openai@6.49.0"]
 
 def main() -> int:
     failures = 0
-    with tempfile.TemporaryDirectory() as home, live_service(Path(home), max_files=500) as service:
+    with (
+        tempfile.TemporaryDirectory() as home,
+        live_service(Path(home), **ROOMY) as service,
+    ):
         training = Path(home) / "training_set.jsonl"
         training.write_bytes(b"\xef\xbb\xbf" + jsonl(20))
         environ = environment(service, training)

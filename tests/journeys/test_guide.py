@@ -59,7 +59,7 @@ class Arm:
     def deploy(self, name: str, model: str) -> dict[str, Any]:
         data = json.dumps(
             {
-                "sku": {"name": "standard", "capacity": 1},
+                "sku": {"name": "standard"},
                 "properties": {"model": {"format": "OpenAI", "name": model, "version": "1"}},
             }
         )

@@ -29,6 +29,28 @@ def test_migrating_twice_changes_nothing(store: Store) -> None:
     assert len(all_jobs(store)) == 1
 
 
+def test_a_capacity_of_1_that_nobody_may_have_asked_for_becomes_no_limit(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'old.sqlite'}")
+    database.migrate(to="0004")
+    with database.begin() as connection:
+        connection.execute(sa.text(
+            "INSERT INTO accounts (id, subscription_id, resource_group, name, location, created_at, key_generations, "
+            "key1_hash, key2_hash) VALUES (1, 's', 'g', 'a', 'l', 0, '[1,1]', 'x', 'y')"
+        ))  # fmt: skip
+        connection.execute(sa.text(
+            "INSERT INTO deployments (account_id, name, name_folded, model, model_format, model_version, base, "
+            "sku_name, capacity, state, etag, created_at, updated_at, created_by) SELECT 1, 'd' || value, 'd' || value,"
+            " 'm', 'OpenAI', '1', 'm', 'Standard', value, 'Succeeded', 'e', 0, 0, 'x' FROM json_each('[1, 5]')"
+        ))  # fmt: skip
+    database.migrate()
+    with database.read() as connection:
+        assert connection.execute(sa.text("SELECT capacity FROM deployments ORDER BY name")).scalars().all() == [
+            None,
+            5,
+        ]
+    database.close()
+
+
 def test_an_error_inside_a_transaction_undoes_all_of_it(store: Store) -> None:
     add_account(store, 1)
     with pytest.raises(RuntimeError), store.database.begin() as connection:

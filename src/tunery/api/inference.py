@@ -10,13 +10,15 @@ from fastapi.responses import Response
 from tunery.api.answer import Events, Order, chunks, whole
 from tunery.api.chat import chat_order
 from tunery.api.completion import completion_order
+from tunery.api.counting import counted
 from tunery.api.sampling import named_model
 from tunery.api.stream import EventStream, while_connected
-from tunery.api.wire import DataPlane, JsonBody
+from tunery.api.wire import DataPlane, JsonBody, rate_headers
 from tunery.catalog import CHAT, COMPLETION
 from tunery.deployments import Serving
 from tunery.errors import OperationNotSupported
-from tunery.messages import Generate
+from tunery.messages import Done, Generate
+from tunery.throttle import Throttle, reserved_tokens
 
 router = APIRouter()
 
@@ -78,8 +80,16 @@ def _unfit(operation: str, other: str, serving: Serving) -> OperationNotSupporte
 
 async def _answer(request: Request, order: Order, serving: Serving) -> Response:
     generator: Generator = request.app.state.generator
-    events = generator.generate(serving.base_name, order.request)
+    throttle: Throttle = request.app.state.throttle
+    asked = order.request
+    ticket = throttle.admit(asked.owner, serving.name, serving.units, reserved_tokens(asked))
+    headers = rate_headers(ticket.allowance)
+
+    def settle(done: Done) -> None:
+        ticket.settle(done.prompt_tokens + done.completion_tokens)
+
+    events = counted(generator.generate(serving.base_name, asked), settle)
     if order.stream:
-        return EventStream(chunks(events, order, serving))
+        return EventStream(chunks(events, order, serving), headers)
     body = await while_connected(request.receive, whole(events, order, serving))
-    return Response(msgspec.json.encode(body), media_type="application/json")
+    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")

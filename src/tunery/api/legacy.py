@@ -76,7 +76,7 @@ def list_deployments(request: Request, call: DataPlane) -> Response:
 def create_deployment(request: Request, call: DataPlane, body: JsonBody) -> Response:
     given = decode(body, DeploymentBody)
     scale = _checked(given.scale_settings)
-    wanted = Wanted(model=given.model, sku_name=SKUS[scale.scale_type], capacity=scale.capacity or 1)
+    wanted = Wanted(model=given.model, sku_name=SKUS[scale.scale_type], capacity=scale.capacity)
     name = new_id("deployment-")
     stored, _ = _deployments(request).put(call.account, name, wanted, by=call.caller.name)
     request.app.state.reconcile.set()
@@ -151,13 +151,14 @@ def _checked(scale: ScaleSettings) -> ScaleSettings:
 
 def _shown(deployment: Deployment) -> dict[str, Any]:
     manual = deployment.sku_name == SKUS[MANUAL]
+    capacity = {} if deployment.capacity is None else {"capacity": deployment.capacity}
     error = None if deployment.error is None else {"code": "internalFailure", "message": deployment.error}
     return {
         "id": deployment.name,
         "object": "deployment",
         "model": deployment.model,
         "owner": "organization-owner",
-        "scale_settings": {"scale_type": MANUAL if manual else STANDARD, "capacity": deployment.capacity},
+        "scale_settings": {"scale_type": MANUAL if manual else STANDARD, **capacity},
         "status": DEPLOYMENT_STATES[deployment.state],
         "created_at": deployment.created_at,
         "updated_at": deployment.updated_at,

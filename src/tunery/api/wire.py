@@ -7,6 +7,7 @@ Azure gives each account a host name of its own. Here it has a path: `/accounts/
 plane (NAME is its sub-domain), on one host with one certificate, whatever names resolve to.
 """
 
+import math
 import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -21,8 +22,10 @@ from tunery import roles
 from tunery.access import Access
 from tunery.accounts import Accounts
 from tunery.errors import (
+    Allowance,
     InvalidRequest,
     NotFound,
+    RateLimited,
     SignInRefused,
     SignInThrottled,
     TooLarge,
@@ -215,10 +218,26 @@ def error_response(path: str, error: TuneryError) -> Response:
     if error.retryable is not None:
         headers["x-should-retry"] = str(error.retryable).lower()
     if error.status in (429, 503):
-        headers |= {"retry-after": str(error.retry_after), "retry-after-ms": str(1000 * error.retry_after)}
+        # Rounded up: a retry that comes a little too early is refused again.
+        milliseconds = math.ceil(1000 * error.retry_after)
+        headers |= {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
+    if isinstance(error, RateLimited):
+        headers |= rate_headers(error.allowance)
     if family is Family.ARM and error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(body, error.status, headers)
+
+
+def rate_headers(allowance: Allowance | None) -> dict[str, str]:
+    """What a deployment's limits leave; none where it has none."""
+    if allowance is None:
+        return {}
+    return {
+        "x-ratelimit-limit-requests": str(allowance.requests),
+        "x-ratelimit-remaining-requests": str(allowance.requests_left),
+        "x-ratelimit-limit-tokens": str(allowance.tokens),
+        "x-ratelimit-remaining-tokens": str(allowance.tokens_left),
+    }
 
 
 def openai_error(error: TuneryError) -> dict[str, Any]:

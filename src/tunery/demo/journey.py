@@ -112,7 +112,7 @@ class Journey:
 
     def deploy(self, name: str, model: str, *, version: str) -> None:
         body = {
-            "sku": {"name": "standard", "capacity": 1},
+            "sku": {"name": "standard"},
             "properties": {"model": {"format": "OpenAI", "name": model, "version": version}},
         }
         state = self._arm("PUT", name, json=body).json()

@@ -290,7 +290,7 @@ deployments = sa.Table(
     sa.Column("base", sa.Text, nullable=False),
     sa.Column("adapter", sa.String(64)),
     sa.Column("sku_name", sa.String(64), nullable=False),
-    sa.Column("capacity", sa.Integer, nullable=False),
+    sa.Column("capacity", sa.Integer),
     sa.Column("tags", Json),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("error", sa.Text),

@@ -19,6 +19,7 @@ from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.blobs import FolderBlobs
 from tunery.store.database import Database
+from tunery.throttle import Throttle
 
 CLASSIC = "/openai/deployments/{}/{}?api-version=2024-10-21"
 V1 = "/openai/v1/{}"
@@ -26,7 +27,10 @@ V1 = "/openai/v1/{}"
 
 @dataclass
 class Service:
-    """A running server. Deployments: `talk` (chat), `write` (completion), `both`, `small` (64 tokens), `loading`."""
+    """A running server.
+
+    Deployments: `talk` (chat), `write` (completion), `both`, `small` (64 tokens), `loading`, `limited` (one unit).
+    """
 
     url: str
     key: str
@@ -69,6 +73,7 @@ def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service
     api.install(app)
     app.state.settings, app.state.accounts = settings, accounts
     app.state.access = Access(store, settings, accounts)
+    app.state.throttle = Throttle(settings)
     app.state.deployments = FakeDeployments(
         account.id,
         talk=serving("talk", "chat"),
@@ -76,6 +81,7 @@ def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service
         both=serving("both"),
         small=serving("small", context_length=64),
         loading=EngineUnavailable(),
+        limited=serving("limited", units=1),
     )
     with running(Tolerance(app, region="local")) as url:
         service = Service(url, accounts.keys(account)[0], app)

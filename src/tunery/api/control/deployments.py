@@ -15,6 +15,8 @@ from tunery.api.wire import JsonBody, decode
 from tunery.deployments import LARGEST_CAPACITY, SKUS, Deployments, Wanted
 from tunery.errors import InvalidRequest
 from tunery.records import Account, Deployment
+from tunery.settings import Settings
+from tunery.throttle import PerMinute, per_minute
 
 router = APIRouter()
 
@@ -58,18 +60,21 @@ def put(request: Request, call: Control, deployment: str, body: JsonBody) -> Res
     owner = _owner(request, call, wanted.source)
     stored, new = _deployments(request).put(account, deployment, wanted, by=call.caller.name, owner=owner)
     request.app.state.reconcile.set()
-    return JSONResponse(shown(stored, account), 201 if new else 200, poll_headers(request, account, stored))
+    return JSONResponse(
+        shown(stored, account, _settings(request)), 201 if new else 200, poll_headers(request, account, stored)
+    )
 
 
 @router.get(ACCOUNT + "/deployments/{deployment}")
 def show(request: Request, call: Control, deployment: str) -> Response:
-    return JSONResponse(shown(_deployments(request).get(call.account.id, deployment), call.account))
+    return JSONResponse(shown(_deployments(request).get(call.account.id, deployment), call.account, _settings(request)))
 
 
 @router.get(ACCOUNT + "/deployments")
 def list_deployments(request: Request, call: Control) -> Response:
     found = _deployments(request).all(call.account.id)
-    return JSONResponse({"value": [shown(deployment, call.account) for deployment in found]})
+    settings = _settings(request)
+    return JSONResponse({"value": [shown(deployment, call.account, settings) for deployment in found]})
 
 
 @router.patch(ACCOUNT + "/deployments/{deployment}")
@@ -79,7 +84,7 @@ def patch(request: Request, call: Control, deployment: str, body: JsonBody) -> R
     stored = _deployments(request).patch(
         call.account.id, deployment, sku_name=sku.name or None, capacity=_capacity(sku), tags=change.tags
     )
-    return JSONResponse(shown(stored, call.account))
+    return JSONResponse(shown(stored, call.account, _settings(request)))
 
 
 @router.delete(ACCOUNT + "/deployments/{deployment}")
@@ -92,13 +97,14 @@ def delete(request: Request, call: Control, deployment: str) -> Response:
 def skus(request: Request, call: Control, deployment: str) -> Response:
     """Any sku does: they are names here, except for how long a developer's deployment lives."""
     _deployments(request).get(call.account.id, deployment)
-    capacity = {"minimum": 1, "maximum": LARGEST_CAPACITY, "step": 1, "default": 1}
+    capacity = {"minimum": 1, "maximum": LARGEST_CAPACITY, "step": 1}
     kind = "Microsoft.CognitiveServices/accounts/deployments"
     return JSONResponse({"value": [{"resourceType": kind, "sku": {"name": sku}, "capacity": capacity} for sku in SKUS]})
 
 
-def shown(deployment: Deployment, account: Account) -> dict[str, Any]:
+def shown(deployment: Deployment, account: Account, settings: Settings) -> dict[str, Any]:
     """The wire's deployment object."""
+    limits = per_minute(settings, deployment.units)
     model = {
         "format": deployment.model_format,
         "name": deployment.model,
@@ -109,14 +115,16 @@ def shown(deployment: Deployment, account: Account) -> dict[str, Any]:
         "model": model,
         "provisioningState": deployment.state,
         "versionUpgradeOption": "NoAutoUpgrade",
-        "currentCapacity": deployment.capacity,
+        **({} if deployment.capacity is None else {"currentCapacity": deployment.capacity}),
+        **({} if limits is None else {"rateLimits": _rate_limits(limits)}),
         **({} if deployment.error is None else {"error": {"code": "DeploymentFailed", "message": deployment.error}}),
     }
+    capacity = {} if deployment.capacity is None else {"capacity": deployment.capacity}
     return {
         "id": f"{account.arm_id}/deployments/{deployment.name}",
         "type": "Microsoft.CognitiveServices/accounts/deployments",
         "name": deployment.name,
-        "sku": {"name": deployment.sku_name, "capacity": deployment.capacity},
+        "sku": {"name": deployment.sku_name, **capacity},
         "properties": properties,
         "systemData": system_data(
             by=deployment.created_by, created_at=deployment.created_at, updated_at=deployment.updated_at
@@ -124,6 +132,13 @@ def shown(deployment: Deployment, account: Account) -> dict[str, Any]:
         "etag": f'"{deployment.etag}"',
         **({} if deployment.tags is None else {"tags": deployment.tags}),
     }
+
+
+def _rate_limits(limits: PerMinute) -> list[dict[str, Any]]:
+    return [
+        {"key": "request", "renewalPeriod": 60, "count": limits.requests},
+        {"key": "token", "renewalPeriod": 60, "count": limits.tokens},
+    ]
 
 
 def _wanted(body: PutBody) -> Wanted:
@@ -134,7 +149,7 @@ def _wanted(body: PutBody) -> Wanted:
         model_version=model.version,
         source=model.source or model.sourceAccount,
         sku_name=body.sku.name,
-        capacity=_capacity(body.sku) or 1,
+        capacity=_capacity(body.sku),
         tags=body.tags,
     )
 
@@ -165,6 +180,11 @@ def _owner(request: Request, call: ArmCall, source: str | None) -> Account | Non
             code="DeploymentModelNotSupported",
         )
     return owner
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
 
 
 def _deployments(request: Request) -> Deployments:

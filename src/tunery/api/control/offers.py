@@ -16,7 +16,18 @@ from tunery.settings import Settings
 router = APIRouter()
 
 TUNED_VERSION = "1"
-CAPACITY = {"minimum": 1, "maximum": LARGEST_CAPACITY, "step": 1, "default": 1}
+CAPACITY = {"minimum": 1, "maximum": LARGEST_CAPACITY, "step": 1}
+"""No default: a deployment without capacity has no rate limit."""
+QUOTAS = {
+    "max_deployments": ("OpenAI.Deployments", "Deployments"),
+    "max_tuned_deployments": ("OpenAI.FineTuned.Deployments", "Deployments of tuned models"),
+    "max_jobs": ("OpenAI.FineTuning.Jobs", "Fine-tuning jobs"),
+    "max_queued_jobs": ("OpenAI.FineTuning.QueuedJobs", "Fine-tuning jobs that wait"),
+    "max_running_jobs": ("OpenAI.FineTuning.RunningJobs", "Fine-tuning jobs that run"),
+    "max_files": ("OpenAI.Files", "Files"),
+    "max_total_bytes": ("OpenAI.FileBytes", "Bytes of all files"),
+}
+"""What ARM calls the limits of an account."""
 
 
 @router.get(ACCOUNT + "/models")
@@ -76,9 +87,8 @@ def skus(request: Request, call: Control) -> Response:  # noqa: ARG001 (the depe
 @router.get(ACCOUNT + "/usages")
 def usages_of_account(request: Request, call: Control) -> Response:
     deployments: Deployments = request.app.state.deployments
-    used = len(deployments.all(call.account.id))
-    limit = _settings(request).max_deployments
-    return JSONResponse({"value": [_usage("OpenAI.Deployments", "Deployments", used, limit)]})
+    found = [_usage(*QUOTAS[usage.name], usage.used, usage.limit) for usage in deployments.usages(call.account.id)]
+    return JSONResponse({"value": found})
 
 
 @router.get(LOCATION + "/usages")
@@ -157,7 +167,7 @@ def _capacities(request: Request, subscription: str, location: str) -> list[dict
 
 def _usage(name: str, words: str, used: int, limit: int) -> dict[str, Any]:
     return {
-        "unit": "Count",
+        "unit": "Bytes" if name.endswith("Bytes") else "Count",
         "name": {"value": name, "localizedValue": words},
         "currentValue": used,
         "limit": limit,
