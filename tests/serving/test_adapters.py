@@ -7,9 +7,10 @@ import torch
 from tests.serving.given import write_adapter
 from tunery.errors import EngineUnavailable, InvalidRequest
 from tunery.messages import Adapter
-from tunery.models.decoder import GROUPS, Decoder
+from tunery.models.decoder import Decoder
 from tunery.models.lora import Lora
 from tunery.serving.adapters import AdapterStore, BatchLora, ServedAdapter
+from tunery.serving.compiled import kernels_for
 
 
 def new_store(decoder: Decoder, max_bytes: int = 1 << 30) -> AdapterStore:
@@ -20,16 +21,19 @@ def size(decoder: Decoder, adapter: Adapter) -> int:
     return ServedAdapter(Lora.load(adapter.directory, decoder.config)).nbytes
 
 
-def test_each_span_of_a_batch_gets_its_own_adapter(decoder: Decoder, adapters: list[Adapter]) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_each_span_of_a_batch_gets_its_own_adapter(decoder: Decoder, adapters: list[Adapter], compiled: bool) -> None:
     loras = [Lora.load(adapter.directory, decoder.config) for adapter in adapters]
-    batch = BatchLora([(ServedAdapter(loras[0]), 0, 2), (ServedAdapter(loras[2]), 3, 7)])
-    for group, members in GROUPS.items():
-        inputs = decoder.config.features(members[0])[0]
-        outputs = sum(decoder.config.features(member)[1] for member in members)
-        x, y = torch.randn(8, inputs), torch.randn(8, outputs)
+    kernels = kernels_for("cpu", torch.float32) if compiled else None
+    spans = [(0, 0, 2), (2, 3, 7), (1, 7, 27), (0, 29, 30)]
+    layout = decoder.config.layout
+    batch = BatchLora(layout, [(ServedAdapter(loras[of]), start, end) for of, start, end in spans], kernels)
+    for group, members in layout.groups.items():
+        x = torch.randn(32, layout.features[members[0]][0])
+        y = torch.randn(32, sum(layout.features[member][1] for member in members))
         expected = y.clone()
-        expected[0:2] = loras[0].add(1, group, x[0:2], y[0:2].clone())
-        expected[3:7] = loras[2].add(1, group, x[3:7], y[3:7].clone())
+        for of, start, end in spans:
+            expected[start:end] = loras[of].add(1, group, x[start:end], y[start:end].clone())
         torch.testing.assert_close(batch.add(1, group, x, y.clone()), expected, atol=1e-5, rtol=1e-5)
 
 

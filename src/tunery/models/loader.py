@@ -19,6 +19,7 @@ from tunery.models.decoder import (
     Layer,
     Linear,
     Model,
+    Operations,
     RopeScaling,
 )
 from tunery.models.folders import require
@@ -57,8 +58,9 @@ def load(
     dtype: torch.dtype = torch.float32,
     *,
     linear: MakeLinear = DenseLinear,
+    operations: Operations | None = None,
 ) -> Model:
-    """The model in a folder, by config.json's model_type. `linear` is for our own decoder.
+    """The model in a folder, by config.json's model_type. `linear` and `operations` are for our own decoder.
 
     Raises InvalidRequest, naming the file, for what isn't in safetensors or can't be run exactly. Tested on the CPU
     only; nothing here is specific to it.
@@ -66,14 +68,14 @@ def load(
     folder = Path(directory)
     require(folder)
     if _beyond_us(_json(folder / "config.json")) is None:
-        return _decoder(folder, torch.device(device), dtype, linear)
+        return _decoder(_Weights(folder, torch.device(device), dtype), linear, operations or Operations())
     _shards(folder)
     return wrapping.load(folder, torch.device(device), dtype)
 
 
-def _decoder(folder: Path, device: torch.device, dtype: torch.dtype, linear: MakeLinear) -> Decoder:
+def _decoder(weights: "_Weights", linear: MakeLinear, operations: Operations) -> Decoder:
+    folder = weights.folder
     config, tied = read_config(folder)
-    weights = _Weights(folder, device, dtype)
     embedding = weights["model.embed_tokens.weight"]
     if embedding.shape != (config.vocab_size, config.hidden_size):
         raise InvalidRequest(f"{folder.name}: the embedding's shape {tuple(embedding.shape)} isn't config.json's.")
@@ -83,6 +85,7 @@ def _decoder(folder: Path, device: torch.device, dtype: torch.dtype, linear: Mak
         layers=[_layer(weights, f"model.layers.{i}.", linear) for i in range(config.num_hidden_layers)],
         final_norm=weights["model.norm.weight"],
         head=linear(embedding if tied else weights["lm_head.weight"], None),
+        operations=operations,
     )
 
 
@@ -170,12 +173,12 @@ class _Weights:
     """Tensors by Hugging Face name, each read when asked for, from one safetensors file or several."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-        self._folder, self._device, self._dtype = folder, device, dtype
+        self.folder, self._device, self._dtype = folder, device, dtype
         self._file_of = _shards(folder)
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._file_of:
-            raise InvalidRequest(f"{self._folder.name}: the weights lack {name}.")
+            raise InvalidRequest(f"{self.folder.name}: the weights lack {name}.")
         tensor: Tensor = _reading(self._file_of[name], lambda file: file.get_tensor(name))
         return tensor.to(device=self._device, dtype=self._dtype)
 

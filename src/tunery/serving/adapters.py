@@ -7,7 +7,9 @@ Files are read on a thread of their own, so that others decode meanwhile.
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,41 +17,78 @@ from tunery.errors import EngineUnavailable
 from tunery.messages import Adapter
 from tunery.models import lora
 from tunery.models.decoder import ModelConfig
+from tunery.models.layout import Layout
 from tunery.models.lora import Lora
 
+LONGEST_SHORT_SPAN = 16
+"""Rows: from here on a product of matrices is faster than a row at a time."""
 MOST_LOADING = 2
 """Adapters read ahead; each is held beside those in memory until it is wanted."""
 
 
 class ServedAdapter:
-    """An adapter as two matrices for each group of linear layers: x @ down @ up is what it adds."""
+    """An adapter as matrices for each group of linear layers: what it adds to a member is x @ down @ up."""
 
     def __init__(self, adapter: Lora) -> None:
         blocks, groups = range(adapter.layout.num_blocks), adapter.layout.groups
+        self.rank = adapter.rank
         self.down = {group: [adapter.a[group][i].T.contiguous() for i in blocks] for group in groups}
         """[in, members * rank]"""
         self.up = {
-            group: [_block_diagonal([adapter.b[t][i].T for t in members]) * adapter.scale for i in blocks]
+            group: [_one_after_another([adapter.b[t][i].T * adapter.scale for t in members]) for i in blocks]
             for group, members in groups.items()
         }
-        """[members * rank, out], scale included"""
+        """[rank, out] of each member, scale included; their numbers lie one after another in memory"""
+        self.matrices = {
+            group: np.array(
+                [[self.down[group][i].data_ptr(), self.up[group][i][0].data_ptr(), self.rank] for i in blocks]
+            )
+            for group in groups
+        }
+        """[blocks, 3]: where down and the first up lie, and the rank; see kernels.add_low_rank."""
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for side in (self.down, self.up) for stack in side.values() for tensor in stack)
+        down = sum(tensor.nbytes for stack in self.down.values() for tensor in stack)
+        return down + sum(tensor.nbytes for stack in self.up.values() for members in stack for tensor in members)
+
+
+Span = tuple[ServedAdapter, int, int]
+"""An adapter, its first row and the row after its last; rows in no span are the base's."""
 
 
 class BatchLora:
-    """The `LowRank` of one step: rows of the batch are grouped by adapter, each group gets its own term."""
+    """The `LowRank` of one step: each row gets its own adapter's term.
 
-    def __init__(self, spans: Sequence[tuple[ServedAdapter, int, int]]) -> None:
+    Long spans are products of matrices; the rows of all others are one pass of a compiled loop, where there is one.
+    """
+
+    def __init__(
+        self, layout: Layout, spans: Sequence[tuple[ServedAdapter, int, int]], kernels: ModuleType | None
+    ) -> None:
         """`spans` are (adapter, first row, row after the last); rows in no span are the base's."""
-        self._spans = spans
+        self._kernels = kernels
+        longest = LONGEST_SHORT_SPAN if kernels else 0
+        self._long = [span for span in spans if span[2] - span[1] > longest]
+        self._short = short = [span for span in spans if span[2] - span[1] <= longest]
+        self._rows = np.full(max((end for _, _, end in spans), default=0), -1)
+        for place, (_, start, end) in enumerate(short):
+            self._rows[start:end] = place
+        self._matrices, self._members = {}, {}
+        for group, members in layout.groups.items() if short else ():
+            self._matrices[group] = np.stack([adapter.matrices[group] for adapter, _, _ in short], axis=1)
+            self._members[group] = np.array([layout.features[member][1] for member in members])
 
     def add(self, block: int, group: str, x: Tensor, y: Tensor) -> Tensor:
         """In place: y is the base's fresh output."""
-        for adapter, start, end in self._spans:
-            y[start:end].addmm_(x[start:end] @ adapter.down[group][block], adapter.up[group][block])
+        if self._short and self._kernels:
+            rows, matrices = self._rows[: len(x)], self._matrices[group][block]
+            self._kernels.add_low_rank(x, y, rows, matrices, self._members[group])
+        for adapter, start, end in self._long:
+            low, ups = x[start:end] @ adapter.down[group][block], adapter.up[group][block]
+            parts = torch.split(y[start:end], [up.shape[1] for up in ups], dim=-1)
+            for part, narrow, up in zip(parts, torch.split(low, adapter.rank, dim=-1), ups, strict=True):
+                part.addmm_(narrow, up)
         return y
 
 
@@ -153,5 +192,6 @@ class AdapterStore:
             del self._loaded[unused.pop(0)]
 
 
-def _block_diagonal(blocks: list[Tensor]) -> Tensor:
-    return torch.block_diag(*blocks)  # type: ignore[no-untyped-call, no-any-return]
+def _one_after_another(ups: list[Tensor]) -> list[Tensor]:
+    flat = torch.cat([up.flatten() for up in ups])
+    return [part.view(up.shape) for part, up in zip(torch.split(flat, [up.numel() for up in ups]), ups, strict=True)]

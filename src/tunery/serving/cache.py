@@ -7,10 +7,12 @@ count says, or cached: held by none, but kept for the next one that begins alike
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tunery.models.decoder import ModelConfig
+from tunery.serving.compiled import kernels_for
 from tunery.serving.prefix import BLOCK_SIZE, PrefixTree, Scope
 
 
@@ -36,6 +38,7 @@ class KVCache:
         self._free = list(range(self.num_blocks, 0, -1))
         self._holders = [0] * (self.num_blocks + 1)
         self._prefixes = PrefixTree()
+        self.kernels = kernels_for(device, dtype)
 
     @property
     def num_tokens(self) -> int:
@@ -122,8 +125,16 @@ class KVCache:
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Stores k and v [T, Hkv, D] at slots[T]."""
         keys, values = self._pool[layer].flatten(1, 2)
-        keys.index_copy_(0, slots, k)
-        values.index_copy_(0, slots, v)
+        if self.kernels:
+            self.kernels.write(slots.numpy(), k, v, keys, values)
+        else:
+            keys.index_copy_(0, slots, k)
+            values.index_copy_(0, slots, v)
+
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of all blocks, each [blocks, BLOCK_SIZE, Hkv, D]."""
+        keys, values = self._pool[layer]
+        return keys, values
 
     def read(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of blocks[B, N], each as [B, Hkv, N * BLOCK_SIZE, D]."""
@@ -169,14 +180,18 @@ class BatchAttention:
     """The `attend` strategy of one step: each sequence's new tokens look at its own tokens before them.
 
     `chunks` are (table, count): the last `count` tokens of each table are new, and lie one after another in the rows
-    the decoder runs. Single tokens are answered together, those of similar length in one padded group.
+    the decoder runs. Single tokens are answered together: by a compiled loop where there is one, else those of similar
+    length in one padded group.
     """
 
     def __init__(self, cache: KVCache, chunks: Sequence[tuple[BlockTable, int]]) -> None:
         self._cache = cache
         slots = [slot for table, count in chunks for slot in cache.slots(table, table.length - count, table.length)]
         self._slots = torch.tensor(slots, device=cache.device)
-        self._groups = [_Group(cache, members) for members in _groups_of(chunks)]
+        self._groups = [
+            _Singles(cache, members) if cache.kernels and members[0][2] == 1 else _Group(cache, members)
+            for members in _groups_of(chunks, by_length=cache.kernels is None)
+        ]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None, /) -> Tensor:
         """q[T, Hq, D], k and v [T, Hkv, D] -> [T, Hq, D]."""
@@ -189,33 +204,59 @@ class BatchAttention:
         return out
 
 
-def _groups_of(chunks: Sequence[tuple[BlockTable, int]]) -> list[list[tuple[int, BlockTable, int]]]:
-    """Chunks with the row they begin at: each longer one alone, single tokens by the power of two of their length."""
-    groups: dict[tuple[int, int], list[tuple[int, BlockTable, int]]] = {}
+Member = tuple[int, BlockTable, int]
+"""The row a chunk begins at, its table, and how many of its tokens are new."""
+
+
+def _groups_of(chunks: Sequence[tuple[BlockTable, int]], *, by_length: bool) -> list[list[Member]]:
+    """Each longer chunk alone; single tokens together, or by the power of two of their length."""
+    groups: dict[tuple[int, int], list[Member]] = {}
     row = 0
     for number, (table, count) in enumerate(chunks):
-        key = (0, len(table.blocks).bit_length()) if count == 1 else (1, number)
-        groups.setdefault(key, []).append((row, table, count))
+        length = len(table.blocks).bit_length() if by_length else 0
+        groups.setdefault((0, length) if count == 1 else (1, number), []).append((row, table, count))
         row += count
     return list(groups.values())
+
+
+def _padded(members: list[Member]) -> list[list[int]]:
+    """The blocks of each table, as long as the longest."""
+    width = max(len(table.blocks) for _, table, _ in members)
+    return [table.blocks + [0] * (width - len(table.blocks)) for _, table, _ in members]
+
+
+class _Singles:
+    """Sequences with one new token each, of any length."""
+
+    def __init__(self, cache: KVCache, members: list[Member]) -> None:
+        self._cache = cache
+        self.rows = torch.tensor([row for row, _, _ in members])
+        self._tables = np.array(_padded(members))
+        self._lengths = np.array([table.length for _, table, _ in members])
+
+    def attend(self, layer: int, q: Tensor, window: int | None) -> Tensor:
+        """q[B, Hq, D] -> [B, Hq, D]."""
+        assert self._cache.kernels
+        keys, values = self._cache.layer(layer)
+        seen = self._cache.num_tokens if window is None else window
+        out: Tensor = self._cache.kernels.attend(q, keys, values, self._tables, self._lengths, seen)
+        return out
 
 
 class _Group:
     """B sequences with t new tokens each, padded to the longest."""
 
-    def __init__(self, cache: KVCache, members: list[tuple[int, BlockTable, int]]) -> None:
+    def __init__(self, cache: KVCache, members: list[Member]) -> None:
         self._cache = cache
         device = cache.device
         self._shape = (len(members), members[0][2])
         rows = [row + place for row, _, count in members for place in range(count)]
         self.rows = torch.tensor(rows, device=device)
-        width = max(len(table.blocks) for _, table, _ in members)
-        blocks = [table.blocks + [0] * (width - len(table.blocks)) for _, table, _ in members]
-        self._blocks = torch.tensor(blocks, device=device)
+        self._blocks = torch.tensor(_padded(members), device=device)
         last_seen = torch.tensor(
             [range(table.length - count, table.length) for _, table, count in members], device=device
         )
-        places = torch.arange(width * BLOCK_SIZE, device=device)
+        places = torch.arange(self._blocks.shape[1] * BLOCK_SIZE, device=device)
         self._behind = (last_seen[:, :, None] - places)[:, None]  # [B, 1, t, L]
         self._visible = self._behind >= 0
 

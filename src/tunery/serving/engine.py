@@ -22,6 +22,7 @@ from tunery.serving.adapters import AdapterStore
 from tunery.serving.backlog import Backlog
 from tunery.serving.cache import KVCache
 from tunery.serving.choice import Choice
+from tunery.serving.compiled import operations_for
 from tunery.serving.packed import linear_for
 from tunery.serving.proof import prove
 from tunery.serving.request import Deliver, Prompt, Request
@@ -99,7 +100,7 @@ class Engine:
 
     @classmethod
     def load(cls, base: BaseModel, *, device: str = "cpu", limits: Limits | None = None) -> "Engine":
-        decoder = loader.load(base.directory, device, linear=linear_for(device))
+        decoder = loader.load(base.directory, device, linear=linear_for(device), operations=operations_for(device))
         return cls(base, decoder, Tokenizer.load(base.directory), limits)
 
     @property

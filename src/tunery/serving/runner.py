@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from tunery.models.decoder import Model
+from tunery.models.layout import Layout
 from tunery.serving.adapters import BatchLora, ServedAdapter
 from tunery.serving.cache import BatchAttention, BlockTable, KVCache
 
@@ -37,7 +39,7 @@ def run(decoder: Model, cache: KVCache, spans: Sequence[Span]) -> list[Tensor]:
         torch.tensor(tokens, device=decoder.device),
         torch.tensor(positions, device=decoder.device),
         BatchAttention(cache, [(span.table, len(span.tokens)) for span in spans]),
-        _lora(spans),
+        _lora(decoder.config.layout, cache.kernels, spans),
     )
     logits = decoder.logits(hidden[_wanted_rows(spans)])
     return list(torch.split(logits, [span.wanted for span in spans]))
@@ -52,11 +54,11 @@ def _wanted_rows(spans: Sequence[Span]) -> list[int]:
     return rows
 
 
-def _lora(spans: Sequence[Span]) -> BatchLora | None:
+def _lora(layout: Layout, kernels: ModuleType | None, spans: Sequence[Span]) -> BatchLora | None:
     terms, row = [], 0
     for adapter, members in groupby(spans, key=lambda span: span.adapter):
         end = row + sum(len(span.tokens) for span in members)
         if adapter:
             terms.append((adapter, row, end))
         row = end
-    return BatchLora(terms) if terms else None
+    return BatchLora(layout, terms, kernels) if terms else None

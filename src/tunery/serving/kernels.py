@@ -1,0 +1,207 @@
+"""A decoding step's small work in compiled loops, for float32 on the CPU. Knows no model, no request and no schedule.
+
+For the few rows of a step torch spends more time between its operators than in them, and has none that reads keys and
+values where they lie or gives each row its own adapter. numba compiles these at the first import and keeps the result;
+a user's machine needs no compiler. Sums may be taken in another order (`MATH`), broken numbers stay broken.
+"""
+
+import numba
+import numpy as np
+import torch
+from numba import carray, float32, int64, prange, types, void
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+from torch import Tensor
+
+MATH = {"reassoc", "contract", "arcp", "nsz"}
+Places = NDArray[np.int64]
+LOWEST = np.float32(-3.4e38)
+
+
+def use_threads(count: int) -> None:
+    """Of the calling thread's kernels."""
+    numba.set_num_threads(max(1, min(count, numba.config.NUMBA_NUM_THREADS)))
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """See models/operations.py."""
+    out = torch.empty(x.shape)
+    width = x.shape[-1]
+    _rms_norm(x.reshape(-1, width).numpy(), weight.numpy(), eps, out.view(-1, width).numpy())
+    return out
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """See models/operations.py."""
+    out = torch.empty(x.shape)
+    _rotate(x.numpy(), cos.numpy(), sin.numpy(), out.numpy())
+    return out
+
+
+def write(slots: Places, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
+    """k and v [T, Hkv, D] into slots[T] of keys and values [slots, Hkv, D]."""
+    _write(slots, k.numpy(), v.numpy(), keys.numpy(), values.numpy())
+
+
+def attend(q: Tensor, keys: Tensor, values: Tensor, tables: Places, lengths: Places, window: int) -> Tensor:
+    """q[B, Hq, D], the newest token of each sequence, over keys and values [blocks, BLOCK_SIZE, Hkv, D].
+
+    tables[B, N] holds the blocks of each sequence, lengths[B] its tokens; each sees the last `window` of them.
+    """
+    out = torch.empty(q.shape)
+    _attend(q.numpy(), keys.numpy(), values.numpy(), tables, lengths, window, out.numpy())
+    return out
+
+
+def add_low_rank(x: Tensor, y: Tensor, rows: Places, matrices: Places, members: Places) -> None:
+    """Adds each row's own adapter of a group of linear layers to y[T, out] in place; x[T, in].
+
+    rows[T] is the adapter's place in matrices[A, 3], or -1: where its down [in, M * rank] and its members' ups
+    [rank, out] one after another lie in memory, and its rank. members[M] are their numbers of outputs.
+    """
+    _add_low_rank(x.contiguous().numpy(), y.numpy(), rows, matrices, members)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _floats_at(_context, address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """A pointer to the float32 numbers at an address."""
+
+    def generate(_target, builder, _signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        return builder.inttoptr(arguments[0], cgutils.ir.FloatType().as_pointer())
+
+    return types.CPointer(float32)(address), generate
+
+
+@numba.njit(void(float32[:, ::1], float32[::1], float32, float32[:, ::1]), cache=True, nogil=True, fastmath=MATH)
+def _rms_norm(x, weight, eps, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    rows, width = x.shape
+    for row in range(rows):
+        total = float32(0)
+        for i in range(width):
+            total += x[row, i] * x[row, i]
+        inverse = float32(1) / np.sqrt(total / float32(width) + eps)
+        for i in range(width):
+            out[row, i] = weight[i] * (x[row, i] * inverse)
+
+
+@numba.njit(
+    void(float32[:, :, :], float32[:, :, :], float32[:, :, :], float32[:, :, ::1]),
+    cache=True, nogil=True, fastmath=MATH,
+)  # fmt: skip
+def _rotate(x, cos, sin, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    rows, heads, dim = x.shape
+    half = dim // 2
+    for row in range(rows):
+        for head in range(heads):
+            for i in range(half):
+                first, second = x[row, head, i], x[row, head, half + i]
+                c, s = cos[row, 0, i], sin[row, 0, i]
+                out[row, head, i] = first * c - second * s
+                out[row, head, half + i] = second * c + first * s
+
+
+@numba.njit(
+    void(int64[::1], float32[:, :, :], float32[:, :, :], float32[:, :, ::1], float32[:, :, ::1]),
+    cache=True, nogil=True,
+)  # fmt: skip
+def _write(slots, k, v, keys, values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    _, heads, dim = k.shape
+    for row in range(len(slots)):
+        for head in range(heads):
+            for i in range(dim):
+                keys[slots[row], head, i] = k[row, head, i]
+                values[slots[row], head, i] = v[row, head, i]
+
+
+@numba.njit(
+    void(
+        float32[:, :, :], float32[:, :, :, ::1], float32[:, :, :, ::1], int64[:, ::1], int64[::1], int64,
+        float32[:, :, ::1],
+    ),
+    cache=True, nogil=True, parallel=True, fastmath=MATH,
+)  # fmt: skip
+def _attend(q, keys, values, tables, lengths, window, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """A task is a sequence and a key head; the query heads that share it come one after another."""
+    rows, heads, dim = q.shape
+    _, block_size, kv_heads, _ = keys.shape
+    shared = heads // kv_heads
+    scale = float32(1) / np.sqrt(float32(dim))
+    for task in prange(rows * kv_heads):
+        row, kv_head = task // kv_heads, task % kv_heads
+        end = lengths[row]
+        begin = max(0, end - window)
+        scores = np.empty(end - begin, dtype=np.float32)
+        asked, mixed = np.empty(dim, dtype=np.float32), np.empty(dim, dtype=np.float32)
+        for head in range(kv_head * shared, (kv_head + 1) * shared):
+            for i in range(dim):
+                asked[i] = q[row, head, i] * scale
+                mixed[i] = float32(0)
+            highest = LOWEST
+            for place in range(begin, end):
+                key = keys[tables[row, place // block_size], place % block_size, kv_head]
+                score = float32(0)
+                for i in range(dim):
+                    score += asked[i] * key[i]
+                scores[place - begin] = score
+                highest = max(highest, score)
+            total = float32(0)
+            for place in range(begin, end):
+                weight = np.exp(scores[place - begin] - highest)
+                total += weight
+                value = values[tables[row, place // block_size], place % block_size, kv_head]
+                for i in range(dim):
+                    mixed[i] += weight * value[i]
+            for i in range(dim):
+                out[row, head, i] = mixed[i] / total
+
+
+@numba.njit(float32[::1](float32[::1], float32[:, ::1]), cache=True, nogil=True, fastmath=MATH)
+def _narrow(x, down):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """x @ down, four rows of it at a time: the sums are fetched and put back that much less often."""
+    inputs, width = down.shape
+    low = np.zeros(width, dtype=np.float32)
+    whole = inputs - inputs % 4
+    for i in range(0, whole, 4):
+        a, b, c, d = x[i], x[i + 1], x[i + 2], x[i + 3]
+        for j in range(width):
+            low[j] += a * down[i, j] + b * down[i + 1, j] + c * down[i + 2, j] + d * down[i + 3, j]
+    for i in range(whole, inputs):
+        for j in range(width):
+            low[j] += x[i] * down[i, j]
+    return low
+
+
+@numba.njit(void(float32[::1], float32[:, ::1], float32[::1]), cache=True, nogil=True, fastmath=MATH)
+def _widen(low, up, y):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """y += low @ up, likewise."""
+    rank, outputs = up.shape
+    whole = rank - rank % 4
+    for i in range(0, whole, 4):
+        a, b, c, d = low[i], low[i + 1], low[i + 2], low[i + 3]
+        for j in range(outputs):
+            y[j] += a * up[i, j] + b * up[i + 1, j] + c * up[i + 2, j] + d * up[i + 3, j]
+    for i in range(whole, rank):
+        for j in range(outputs):
+            y[j] += low[i] * up[i, j]
+
+
+@numba.njit(
+    void(float32[:, ::1], float32[:, ::1], int64[::1], int64[:, ::1], int64[::1]),
+    cache=True, nogil=True, parallel=True, fastmath=MATH,
+)  # fmt: skip
+def _add_low_rank(x, y, rows, matrices, members):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for row in prange(len(rows)):
+        if rows[row] < 0:
+            continue
+        rank = matrices[rows[row], 2]
+        down = carray(_floats_at(matrices[rows[row], 0]), (x.shape[1], len(members) * rank))
+        low = _narrow(x[row], down)
+        address = matrices[rows[row], 1]
+        start = 0
+        for member in range(len(members)):
+            outputs = members[member]
+            up = carray(_floats_at(address), (rank, outputs))
+            _widen(low[member * rank : (member + 1) * rank], up, y[row, start : start + outputs])
+            address += rank * outputs * 4
+            start += outputs
