@@ -234,7 +234,7 @@ class Engine:
         part = self._parts[sequence]
         request, choice = part.request, part.choice
         assert choice is not None
-        if not logits.isfinite().all():
+        if not logits.sum().isfinite():  # any number that isn't makes the sum so
             raise EngineUnavailable("The model's output isn't finite: this adapter and this base don't go together.")
         piece: Piece | None
         if request.generate.max_tokens == 0:

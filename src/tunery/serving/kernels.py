@@ -16,6 +16,9 @@ from torch import Tensor
 
 MATH = {"reassoc", "contract", "arcp", "nsz"}
 Places = NDArray[np.int64]
+FLOAT_BYTES = 4
+FEW_TOKENS, FEW_ROWS = 256, 2
+"""Up to here it takes longer to wake another thread than to do its part."""
 LOWEST = np.float32(-3.4e38)
 
 
@@ -50,7 +53,8 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, tables: Places, lengths: Pla
     tables[B, N] holds the blocks of each sequence, lengths[B] its tokens; each sees the last `window` of them.
     """
     out = torch.empty(q.shape)
-    _attend(q.numpy(), keys.numpy(), values.numpy(), tables, lengths, window, out.numpy())
+    run = _attend_together if int(lengths.sum()) > FEW_TOKENS else _attend
+    run(q.numpy(), keys.numpy(), values.numpy(), tables, lengths, window, out.numpy())
     return out
 
 
@@ -60,7 +64,8 @@ def add_low_rank(x: Tensor, y: Tensor, rows: Places, matrices: Places, members: 
     rows[T] is the adapter's place in matrices[A, 3], or -1: where its down [in, M * rank] and its members' ups
     [rank, out] one after another lie in memory, and its rank. members[M] are their numbers of outputs.
     """
-    _add_low_rank(x.contiguous().numpy(), y.numpy(), rows, matrices, members)
+    run = _add_low_rank_together if len(rows) > FEW_ROWS else _add_low_rank
+    run(x.contiguous().numpy(), y.numpy(), rows, matrices, members)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -114,46 +119,57 @@ def _write(slots, k, v, keys, values):  # type: ignore[no-untyped-def]  # noqa: 
                 values[slots[row], head, i] = v[row, head, i]
 
 
-@numba.njit(
-    void(
-        float32[:, :, :], float32[:, :, :, ::1], float32[:, :, :, ::1], int64[:, ::1], int64[::1], int64,
-        float32[:, :, ::1],
-    ),
-    cache=True, nogil=True, parallel=True, fastmath=MATH,
+ATTEND = (
+    float32[:, :, :], float32[:, :, :, ::1], float32[:, :, :, ::1], int64[:, ::1], int64[::1], int64,
+    float32[:, :, ::1],
 )  # fmt: skip
-def _attend(q, keys, values, tables, lengths, window, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """A task is a sequence and a key head; the query heads that share it come one after another."""
-    rows, heads, dim = q.shape
+
+
+@numba.njit(void(int64, *ATTEND), cache=True, nogil=True, fastmath=MATH)
+def _attend_head(head, q, keys, values, tables, lengths, window, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Of all sequences' key heads one; the query heads that share it come one after another."""
+    _, heads, dim = q.shape
     _, block_size, kv_heads, _ = keys.shape
     shared = heads // kv_heads
     scale = float32(1) / np.sqrt(float32(dim))
-    for task in prange(rows * kv_heads):
-        row, kv_head = task // kv_heads, task % kv_heads
-        end = lengths[row]
-        begin = max(0, end - window)
-        scores = np.empty(end - begin, dtype=np.float32)
-        asked, mixed = np.empty(dim, dtype=np.float32), np.empty(dim, dtype=np.float32)
-        for head in range(kv_head * shared, (kv_head + 1) * shared):
+    row, kv_head = head // kv_heads, head % kv_heads
+    end = lengths[row]
+    begin = max(0, end - window)
+    scores = np.empty(end - begin, dtype=np.float32)
+    asked, mixed = np.empty(dim, dtype=np.float32), np.empty(dim, dtype=np.float32)
+    for asking in range(kv_head * shared, (kv_head + 1) * shared):
+        for i in range(dim):
+            asked[i] = q[row, asking, i] * scale
+            mixed[i] = float32(0)
+        highest = LOWEST
+        for place in range(begin, end):
+            key = keys[tables[row, place // block_size], place % block_size, kv_head]
+            score = float32(0)
             for i in range(dim):
-                asked[i] = q[row, head, i] * scale
-                mixed[i] = float32(0)
-            highest = LOWEST
-            for place in range(begin, end):
-                key = keys[tables[row, place // block_size], place % block_size, kv_head]
-                score = float32(0)
-                for i in range(dim):
-                    score += asked[i] * key[i]
-                scores[place - begin] = score
-                highest = max(highest, score)
-            total = float32(0)
-            for place in range(begin, end):
-                weight = np.exp(scores[place - begin] - highest)
-                total += weight
-                value = values[tables[row, place // block_size], place % block_size, kv_head]
-                for i in range(dim):
-                    mixed[i] += weight * value[i]
+                score += asked[i] * key[i]
+            scores[place - begin] = score
+            highest = max(highest, score)
+        total = float32(0)
+        for place in range(begin, end):
+            weight = np.exp(scores[place - begin] - highest)
+            total += weight
+            value = values[tables[row, place // block_size], place % block_size, kv_head]
             for i in range(dim):
-                out[row, head, i] = mixed[i] / total
+                mixed[i] += weight * value[i]
+        for i in range(dim):
+            out[row, asking, i] = mixed[i] / total
+
+
+@numba.njit(void(*ATTEND), cache=True, nogil=True)
+def _attend(q, keys, values, tables, lengths, window, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for head in range(len(q) * keys.shape[2]):
+        _attend_head(head, q, keys, values, tables, lengths, window, out)
+
+
+@numba.njit(void(*ATTEND), cache=True, nogil=True, parallel=True)
+def _attend_together(q, keys, values, tables, lengths, window, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for head in prange(len(q) * keys.shape[2]):
+        _attend_head(head, q, keys, values, tables, lengths, window, out)
 
 
 @numba.njit(float32[::1](float32[::1], float32[:, ::1]), cache=True, nogil=True, fastmath=MATH)
@@ -186,22 +202,31 @@ def _widen(low, up, y):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
             y[j] += low[i] * up[i, j]
 
 
-@numba.njit(
-    void(float32[:, ::1], float32[:, ::1], int64[::1], int64[:, ::1], int64[::1]),
-    cache=True, nogil=True, parallel=True, fastmath=MATH,
-)  # fmt: skip
+ADD_LOW_RANK = (float32[:, ::1], float32[:, ::1], int64[::1], int64[:, ::1], int64[::1])
+
+
+@numba.njit(void(int64, *ADD_LOW_RANK), cache=True, nogil=True)
+def _add_to_row(row, x, y, rows, matrices, members):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    if rows[row] < 0:
+        return
+    address, rank = matrices[rows[row], 1], matrices[rows[row], 2]
+    low = _narrow(x[row], carray(_floats_at(matrices[rows[row], 0]), (x.shape[1], len(members) * rank)))
+    start = 0
+    for member in range(len(members)):
+        outputs = members[member]
+        up = carray(_floats_at(address), (rank, outputs))
+        _widen(low[member * rank : (member + 1) * rank], up, y[row, start : start + outputs])
+        address += rank * outputs * FLOAT_BYTES
+        start += outputs
+
+
+@numba.njit(void(*ADD_LOW_RANK), cache=True, nogil=True)
 def _add_low_rank(x, y, rows, matrices, members):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for row in range(len(rows)):
+        _add_to_row(row, x, y, rows, matrices, members)
+
+
+@numba.njit(void(*ADD_LOW_RANK), cache=True, nogil=True, parallel=True)
+def _add_low_rank_together(x, y, rows, matrices, members):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for row in prange(len(rows)):
-        if rows[row] < 0:
-            continue
-        rank = matrices[rows[row], 2]
-        down = carray(_floats_at(matrices[rows[row], 0]), (x.shape[1], len(members) * rank))
-        low = _narrow(x[row], down)
-        address = matrices[rows[row], 1]
-        start = 0
-        for member in range(len(members)):
-            outputs = members[member]
-            up = carray(_floats_at(address), (rank, outputs))
-            _widen(low[member * rank : (member + 1) * rank], up, y[row, start : start + outputs])
-            address += rank * outputs * 4
-            start += outputs
+        _add_to_row(row, x, y, rows, matrices, members)

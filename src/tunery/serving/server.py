@@ -20,6 +20,7 @@ import torch
 
 from tunery import parent
 from tunery.messages import Answer, Ask, BaseModel, Cancel, Done, Generate, Mount, Ping, Pong, Refused
+from tunery.serving.compiled import kernels_for
 from tunery.serving.engine import Engine
 from tunery.serving.request import Request
 from tunery.serving.wire import frame, read_frame
@@ -56,6 +57,8 @@ class EngineThread:
         self._asks.put(None)
 
     def run(self) -> None:
+        if kernels := kernels_for("cpu", torch.float32):
+            kernels.use_threads(torch.get_num_threads())
         while True:
             while not (self._engine.busy and self._asks.empty()):
                 asked = self._asks.get()
