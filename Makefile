@@ -31,6 +31,7 @@ conformance: setup
 bench: setup
 	$(BIN)/python benchmarks/checking.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/serving.py
 
 # torch is asked for by its exact version first: a range would pull a CUDA build of several gigabytes.
 $(STAMP): pyproject.toml constraints.txt
