@@ -243,6 +243,27 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
 
 
+class Calls(msgspec.Struct, frozen=True, kw_only=True):
+    """Which calls of its request's tools an answer may make, or has to."""
+
+    demanded: bool = False
+    """The answer is a call and nothing else."""
+    names: list[str] | None = None
+    """Of the tools that may be called; None: all."""
+    parallel: bool = True
+    """There may be more than one call."""
+    param: str = "tools"
+    """What the client called them: tools or functions."""
+
+
+class JsonForm(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer is one JSON value of this schema."""
+
+    schema: dict[str, Any]
+    strict: bool
+    """Keywords that can't be enforced are refused; otherwise they are passed over."""
+
+
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     """One inference request, already checked against the wire contract's bounds.
 
@@ -256,6 +277,10 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     adapter: Adapter | None = None
     messages: list[dict[str, Any]] | None = None
     tools: list[dict[str, Any]] | None = None
+    calls: Calls = Calls()
+    """Means nothing without tools."""
+    json_form: JsonForm | None = None
+    """None: any text."""
     prompts: list[str | list[int]] | None = None
     max_tokens: int | None = None
     """None: up to the end of the context."""
@@ -306,8 +331,12 @@ class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
-    name: str
-    arguments: str
+    """A call, or what a piece adds to one: the first part of a call has its name, parts join to its arguments."""
+
+    index: int = 0
+    """Counts the calls of a choice."""
+    name: str | None = None
+    arguments: str = ""
     """JSON text, as the model wrote it."""
 
 

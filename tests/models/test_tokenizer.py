@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from tunery.errors import InvalidRequest
-from tunery.messages import ToolCall
 from tunery.models.tokenizer import Tokenizer
 
 SMOLLM2_OWN = (  # the template inside the GGUF, word for word
@@ -157,41 +156,6 @@ def test_deprecated_and_split_forms_read_as_the_plain_ones(tokenizer: Tokenizer)
         {"role": "tool", "tool_call_id": "1", "content": "sun"},
     ]
     assert tokenizer.chat_prompt(old, None) == tokenizer.chat_prompt(new, None)
-
-
-@many
-@given(
-    content=texts.filter(lambda t: "<tool_call>" not in t),
-    values=st.lists(st.dictionaries(texts, texts, max_size=2), min_size=1, max_size=3),
-)
-def test_calls_are_read_back_as_they_were_written(
-    tokenizer: Tokenizer, content: str, values: list[dict[str, str]]
-) -> None:
-    made = [{"function": {"name": "f", "arguments": json.dumps(value)}} for value in values]
-    answer = {"role": "assistant", "content": content, "tool_calls": made}
-    segment = tokenizer.chat_segments([{"role": "user", "content": "U"}, answer], None)[1]
-    text, found = tokenizer.parse_tool_calls(tokenizer.decode(segment.ids[:-1]))
-    assert text == content
-    assert [(call.name, json.loads(call.arguments)) for call in found] == [("f", value) for value in values]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '<tool_call>\n{"name": "f", "arguments"',
-        "<tool_call>{nonsense}</tool_call>",
-        '<tool_call>{"name": 3, "arguments": {}}</tool_call>',
-        '<tool_call>{"name": "f", "arguments": {"x": NaN}}</tool_call>',
-        f'<tool_call>{{"name": "f", "arguments": {"[" * 100_000}{"]" * 100_000}}}</tool_call>',
-    ],
-)
-def test_what_is_no_whole_call_stays_text(tokenizer: Tokenizer, text: str) -> None:
-    assert tokenizer.parse_tool_calls(text) == (text, [])
-
-
-def test_text_beside_a_broken_call_keeps_the_good_one(tokenizer: Tokenizer) -> None:
-    text = 'a\n<tool_call>{}</tool_call>\n<tool_call>{"name": "f", "arguments": "x"}</tool_call>'
-    assert tokenizer.parse_tool_calls(text) == ("a\n<tool_call>{}</tool_call>", [ToolCall(name="f", arguments="x")])
 
 
 def test_a_completion_is_trained_with_an_end_of_text(tokenizer: Tokenizer) -> None:

@@ -4,13 +4,14 @@ from hypothesis import strategies as st
 
 from tests.models.tiny import write_tokenizer
 from tests.serving.given import ask
-from tunery.messages import Piece, ToolCall
+from tunery.messages import Calls, Piece
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving.choice import Choice
+from tunery.serving.grammar import Grammars
 from tunery.serving.sampler import Scored
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
-WEATHER = ToolCall(name="weather", arguments='{"city": "Zürich"}')
+ARGUMENTS = '{"city": "Zürich"}'
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
 END = 2
 
@@ -24,7 +25,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 def speak(tokenizer: Tokenizer, tokens: list[int], *, max_tokens: int = 1000, **request: object) -> list[Piece]:
     """What a choice says when the model samples these tokens, one after another."""
-    choice = Choice(ask("x", **request), tokenizer, number=0, max_tokens=max_tokens)
+    generate = ask("x", **request)
+    grammar = Grammars(tokenizer).prepare(generate).result()
+    guide = grammar.guide() if grammar else None
+    choice = Choice(generate, tokenizer, number=0, max_tokens=max_tokens, guide=guide)
     pieces = []
     for token in tokens:
         pieces.append(choice.accept(token, Scored(-1.0, [])))
@@ -37,16 +41,38 @@ def text_of(pieces: list[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
+def calls_of(pieces: list[Piece]) -> list[tuple[str | None, str]]:
+    """Names and arguments of the calls that the pieces' parts join to."""
+    parts = [part for piece in pieces for part in piece.tool_calls]
+    return [
+        (next(part.name for part in same), "".join(part.arguments for part in same))
+        for same in ([part for part in parts if part.index == index] for index in sorted({p.index for p in parts}))
+    ]
+
+
 def test_a_tool_call_is_taken_out_of_the_text(small: Tokenizer) -> None:
     pieces = speak(small, [*small.encode("Let me look.\n" + CALL), END], tools=TOOLS)
     assert text_of(pieces) == "Let me look."
-    assert [call for piece in pieces for call in piece.tool_calls] == [WEATHER]
+    assert calls_of(pieces) == [("weather", ARGUMENTS)]
     assert pieces[-1].finish_reason == "tool_calls"
 
 
-def test_several_tool_calls_come_together(small: Tokenizer) -> None:
+def test_the_parts_of_a_call_come_as_they_are_written(small: Tokenizer) -> None:
+    parts = [part for piece in speak(small, [*small.encode(CALL), END], tools=TOOLS) for part in piece.tool_calls]
+    assert (parts[0].name, parts[0].arguments) == ("weather", "")
+    assert len(parts) > 5
+    assert not any("\ufffd" in part.arguments for part in parts)
+
+
+def test_several_tool_calls_come_one_after_another(small: Tokenizer) -> None:
     pieces = speak(small, [*small.encode(CALL + "\n" + CALL), END], tools=TOOLS)
-    assert (text_of(pieces), pieces[-1].tool_calls) == ("", [WEATHER, WEATHER])
+    assert (text_of(pieces), calls_of(pieces)) == ("", [("weather", ARGUMENTS)] * 2)
+
+
+def test_where_one_call_is_allowed_its_end_is_the_end(small: Tokenizer) -> None:
+    pieces = speak(small, small.encode(CALL), tools=TOOLS, calls=Calls(parallel=False))
+    assert calls_of(pieces) == [("weather", ARGUMENTS)]
+    assert pieces[-1].finish_reason == "tool_calls"
 
 
 def test_without_tools_the_same_text_is_text(small: Tokenizer) -> None:
@@ -54,17 +80,40 @@ def test_without_tools_the_same_text_is_text(small: Tokenizer) -> None:
     assert (text_of(pieces), pieces[-1].finish_reason, pieces[-1].tool_calls) == (CALL, "stop", [])
 
 
-@pytest.mark.parametrize("text", ["<tool_call>{broken</tool_call>", "a <tool", "<tool_call>", "1 < 2"])
+@pytest.mark.parametrize("text", ["a <tool", "\n<tool_call", "1 < 2", "a\n"])
 def test_what_only_looks_like_a_call_stays_text(small: Tokenizer, text: str) -> None:
     pieces = speak(small, [*small.encode(text), END], tools=TOOLS)
     assert (text_of(pieces), pieces[-1].finish_reason) == (text, "stop")
 
 
-def test_a_call_cut_by_max_tokens_stays_text(small: Tokenizer) -> None:
+def test_a_call_cut_by_max_tokens_is_told_as_far_as_it_came(small: Tokenizer) -> None:
     tokens = small.encode(CALL)
-    pieces = speak(small, tokens, max_tokens=len(tokens) - 1, tools=TOOLS)
-    assert text_of(pieces) == small.decode(tokens[:-1])
+    pieces = speak(small, tokens, max_tokens=len(tokens) - 20, tools=TOOLS)
+    ((name, arguments),) = calls_of(pieces)
+    assert (name, text_of(pieces), pieces[-1].finish_reason) == ("weather", "", "length")
+    assert ARGUMENTS.startswith(arguments)
+    assert arguments != ARGUMENTS
+
+
+def test_a_call_cut_before_its_name_is_text(small: Tokenizer) -> None:
+    pieces = speak(small, small.encode('a\n<tool_call>\n{"name": "weat'), max_tokens=15, tools=TOOLS)
     assert pieces[-1].finish_reason == "length"
+    assert text_of(pieces).startswith("a<tool_call>")
+    assert not calls_of(pieces)
+
+
+def test_a_stop_string_cuts_text_and_no_call(small: Tokenizer) -> None:
+    tokens = [*small.encode("Let me look.\n" + CALL), END]
+    pieces = speak(small, tokens, tools=TOOLS, stop=["city"])
+    assert calls_of(pieces) == [("weather", ARGUMENTS)]
+    pieces = speak(small, tokens, tools=TOOLS, stop=["look"])
+    assert (text_of(pieces), calls_of(pieces), pieces[-1].finish_reason) == ("Let me ", [], "stop")
+
+
+def test_log_probabilities_are_told_of_text_and_not_of_calls(small: Tokenizer) -> None:
+    pieces = speak(small, [*small.encode("Let me look.\n" + CALL), END], tools=TOOLS, logprobs=0)
+    scored = [token.token_bytes for piece in pieces for token in piece.logprobs]
+    assert b"".join(scored) == b"Let me look."
 
 
 def test_a_character_of_several_tokens_comes_whole(small: Tokenizer) -> None:

@@ -376,10 +376,10 @@ def test_an_unexpected_error_ends_one_request_only(
 ) -> None:
     choose = Chooser.choose
 
-    def fail_when_marked(self: Chooser, logits: torch.Tensor) -> int:
+    def fail_when_marked(self: Chooser, logits: torch.Tensor, allowed: torch.Tensor | None) -> int:
         if self.logit_bias:
             raise ZeroDivisionError
-        return choose(self, logits)
+        return choose(self, logits, allowed)
 
     monkeypatch.setattr(Chooser, "choose", fail_when_marked)
     bad, good = run(engine, ask(logit_bias={5: 1.0}, n=2), ask())

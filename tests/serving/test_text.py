@@ -24,8 +24,8 @@ def reference(text: str, stop: list[str]) -> str:
     return text
 
 
-def stream(parts: list[bytes], stop: list[str], markers: tuple[str, ...] = ()) -> list[str]:
-    text = TextStream(stop, markers)
+def stream(parts: list[bytes], stop: list[str]) -> list[str]:
+    text = TextStream(stop)
     pieces = []
     for part in parts:
         pieces.append(text.push(part))
@@ -48,15 +48,6 @@ def test_any_bytes_decode_as_they_would_in_one_go(data: bytes, cuts: list[int]) 
 @given(st.text(alphabet="aé€😀", max_size=20), st.lists(st.integers(0, 200), max_size=12))
 def test_no_piece_of_valid_text_holds_a_replacement_character(text: str, cuts: list[int]) -> None:
     assert all("\ufffd" not in piece for piece in stream(split(text.encode(), cuts), []))
-
-
-@given(LETTERS, STOPS, st.lists(st.integers(0, 200), max_size=12))
-def test_marker_holds_back_everything_behind_it_and_loses_nothing(text: str, stop: list[str], cuts: list[int]) -> None:
-    pieces = stream(split(text.encode(), cuts), stop, markers=("ba",))
-    expected = reference(text, stop)
-    assert "".join(pieces) == expected
-    if "ba" in expected:
-        assert "".join(pieces[:-1]) == expected[: expected.index("ba")]
 
 
 def test_unfinished_character_appears_only_at_the_end() -> None:

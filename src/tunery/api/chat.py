@@ -1,6 +1,5 @@
 """The chat API's body in, its answer out (contract.md 3.2 to 3.4). Knows no HTTP and no engine."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from secrets import token_hex
 from typing import Any
@@ -9,20 +8,21 @@ import msgspec
 
 from tunery.api.answer import Order, writable
 from tunery.api.conversation import (
-    UNCONSTRAINED,
     FunctionSpec,
     Message,
+    ResponseFormat,
     ToolSpec,
     check_functions,
     check_tools,
-    forbids_tools,
+    json_form,
     plain_messages,
+    read_choice,
 )
 from tunery.api.sampling import Sampling, check_range, read
 from tunery.api.wire import decode
 from tunery.deployments import Serving
 from tunery.errors import InvalidRequest
-from tunery.messages import Generate, Piece, TokenLogprob, ToolCall
+from tunery.messages import Calls, Generate, Piece, TokenLogprob, ToolCall
 from tunery.records import new_id
 
 
@@ -36,8 +36,10 @@ class ChatBody(Sampling, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     functions: list[FunctionSpec] | None = None
     function_call: str | dict[str, Any] | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
     data_sources: Any = None
+    modalities: list[str] | None = None
+    audio: Any = None
 
 
 def chat_order(body: bytes, serving: Serving, owner: str) -> Order:
@@ -45,20 +47,25 @@ def chat_order(body: bytes, serving: Serving, owner: str) -> Order:
     chat = read(body, ChatBody)
     if chat.data_sources is not None:
         raise InvalidRequest("data_sources isn't supported: put the text into the messages.", param="data_sources")
-    _check_response_format(chat.response_format)
+    if chat.audio is not None or set(chat.modalities or ()) - {"text"}:
+        param = "modalities" if chat.audio is None else "audio"
+        raise InvalidRequest(f"{param} isn't supported beyond text: the base models here write text only.", param=param)
     options = chat.options()
+    calls = _calls(chat)
     request = Generate(
         id=new_id("chatcmpl-"),
         owner=owner,
         adapter=serving.adapter,
         messages=plain_messages(chat.messages),
-        tools=_tools(chat, body),
+        tools=_written_tools(body) if calls else None,
+        calls=calls or Calls(),
+        json_form=json_form(chat.response_format),
         max_tokens=_max_tokens(chat, serving.context_length),
         best_of=chat.n or 1,
         logprobs=_logprobs(chat),
         **options,
     )
-    rendering = ChatRendering(legacy=chat.functions is not None, parallel=chat.parallel_tool_calls is not False)
+    rendering = ChatRendering(legacy=chat.functions is not None)
     return Order(request=request, rendering=rendering, stream=bool(chat.stream), include_usage=chat.includes_usage())
 
 
@@ -89,55 +96,47 @@ class _WrittenTools(msgspec.Struct, frozen=True):
     functions: list[dict[str, Any]] | None = None
 
 
-def _tools(chat: ChatBody, body: bytes) -> list[dict[str, Any]] | None:
-    forbidden = forbids_tools(chat.tool_choice, "tool_choice") | forbids_tools(chat.function_call, "function_call")
+def _calls(chat: ChatBody) -> Calls | None:
+    """None: there is nothing to call, or it may not be called."""
     if chat.tools is not None and chat.functions is not None:
         raise InvalidRequest("tools and functions mean the same; give only tools.", param="functions")
     if chat.tools:
         check_tools(chat.tools)
     if chat.functions is not None:
         check_functions(chat.functions)
+    tools = [tool.function.name for tool in chat.tools or [] if tool.function]
+    functions = [function.name for function in chat.functions or []]
+    by_tools = read_choice(chat.tool_choice, tools, Calls(parallel=chat.parallel_tool_calls is not False))
+    by_functions = read_choice(chat.function_call, functions, Calls(parallel=False, param="functions"))
+    if tools:
+        return by_tools
+    return by_functions if functions else None
+
+
+def _written_tools(body: bytes) -> list[dict[str, Any]] | None:
     written = decode(body, _WrittenTools)
-    functions = [{"type": "function", "function": function} for function in written.functions or []]
-    return None if forbidden else (written.tools or functions or None)
-
-
-def _check_response_format(wanted: dict[str, Any] | None) -> None:
-    kind = "text" if wanted is None else wanted.get("type")
-    if kind in ("json_object", "json_schema"):
-        raise InvalidRequest(
-            f"response_format {kind} {UNCONSTRAINED}. Leave it out and ask for JSON in a message.",
-            param="response_format",
-        )
-    if kind != "text":
-        raise InvalidRequest("response_format.type may be 'text'.", param="response_format")
+    return written.tools or [{"type": "function", "function": function} for function in written.functions or []]
 
 
 class ChatRendering:
-    """Messages and deltas.
-
-    `legacy`: calls are told as function_call, for requests that gave functions. Without `parallel` only the first call
-    of a choice is told.
-    """
+    """Messages and deltas. `legacy`: a call is told as function_call, for requests that gave functions."""
 
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def __init__(self, *, legacy: bool, parallel: bool) -> None:
+    def __init__(self, *, legacy: bool) -> None:
         self._legacy = legacy
-        self._most_calls = None if parallel and not legacy else 1
         self._begun: set[int] = set()
-        self._calls: Counter[int] = Counter()
 
     def whole(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
         text = "".join(piece.text for piece in pieces)
-        calls = [call for piece in pieces for call in piece.tool_calls][: self._most_calls]
+        calls = _joined([call for piece in pieces for call in piece.tool_calls])
         tokens = [token for piece in pieces for token in piece.logprobs]
         message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
         if calls and self._legacy:
             message["function_call"] = _function(calls[0])
         elif calls:
-            message["tool_calls"] = [_call(call) for call in calls]
+            message["tool_calls"] = [_named(call) for call in calls]
         return {
             "index": index,
             "message": message,
@@ -153,11 +152,11 @@ class ChatRendering:
         if piece.text or piece.logprobs:
             yield _delta(index, {"content": piece.text}, logprobs=_told_logprobs(piece.logprobs))
         for call in piece.tool_calls:
-            place = self._calls[index]
-            if place != self._most_calls:
-                self._calls[index] += 1
-                told = {"function_call": _function(call)} if self._legacy else {"tool_calls": [_call(call, place)]}
-                yield _delta(index, told)
+            if self._legacy:
+                yield _delta(index, {"function_call": _function(call)})
+            else:
+                told = {"function": _function(call)} if call.name is None else _named(call)
+                yield _delta(index, {"tool_calls": [{"index": call.index, **told}]})
         if piece.finish_reason:
             yield _delta(index, {}, finish_reason=self._reason(piece))
 
@@ -175,13 +174,21 @@ def _delta(
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def _call(call: ToolCall, place: int | None = None) -> dict[str, Any]:
-    head = {} if place is None else {"index": place}
-    return {**head, "id": f"call_{token_hex(12)}", "type": "function", "function": _function(call)}
+def _joined(parts: Sequence[ToolCall]) -> list[ToolCall]:
+    """Whole calls out of their parts."""
+    calls: dict[int, ToolCall] = {}
+    for part in parts:
+        call = calls.setdefault(part.index, ToolCall(index=part.index, name=part.name))
+        calls[part.index] = msgspec.structs.replace(call, arguments=call.arguments + part.arguments)
+    return list(calls.values())
+
+
+def _named(call: ToolCall) -> dict[str, Any]:
+    return {"id": f"call_{token_hex(12)}", "type": "function", "function": _function(call)}
 
 
 def _function(call: ToolCall) -> dict[str, Any]:
-    return {"name": call.name, "arguments": call.arguments}
+    return {**({} if call.name is None else {"name": call.name}), "arguments": call.arguments}
 
 
 def _told_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:

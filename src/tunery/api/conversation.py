@@ -12,12 +12,12 @@ import msgspec
 
 from tunery.errors import InvalidRequest
 from tunery.examples.conversation import DEEPEST_VALUE, is_shallow
+from tunery.messages import Calls, JsonForm
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MOST_MESSAGES = 2048
 MOST_TOOLS = 128
 TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-UNCONSTRAINED = "needs constrained decoding, which this service doesn't have yet"
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -151,25 +151,79 @@ def _check_count(tools: Sequence[object], param: str) -> None:
 
 
 def _check_function(function: FunctionSpec, place: str) -> None:
-    if not TOOL_NAME.fullmatch(function.name):
-        raise InvalidRequest(
-            f"{place}.name is {function.name[:80]!r}; it may have 1 to 64 letters, digits, '_' and '-'.",
-            param=f"{place}.name",
-        )
-    if function.strict:
-        raise InvalidRequest(f"{place}.strict {UNCONSTRAINED}. Leave it out.", param=f"{place}.strict")
+    _check_name(function.name, place)
     if not is_shallow(function.parameters):
         raise InvalidRequest(
             f"{place}.parameters is nested more than {DEEPEST_VALUE} levels deep.", param=f"{place}.parameters"
         )
 
 
-def forbids_tools(choice: str | dict[str, Any] | None, param: str) -> bool:
-    """Whether tool_choice (or function_call) is none. Raises InvalidRequest for what nobody could promise."""
-    if choice in (None, "auto", "none"):
-        return choice == "none"
-    if choice == "required" or isinstance(choice, dict):
+def _check_name(name: str, place: str) -> None:
+    if not TOOL_NAME.fullmatch(name):
         raise InvalidRequest(
-            f"{param} can't demand a call: that {UNCONSTRAINED}. It may be 'none' or 'auto'.", param=param
+            f"{place}.name is {name[:80]!r}; it may have 1 to 64 letters, digits, '_' and '-'.", param=f"{place}.name"
         )
-    raise InvalidRequest(f"{param} is {str(choice)[:64]!r}; it may be 'none' or 'auto'.", param=param)
+
+
+class JsonSchemaSpec(msgspec.Struct, frozen=True):
+    name: str
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    type: str
+    json_schema: JsonSchemaSpec | None = None
+
+
+ANY_OBJECT: dict[str, Any] = {"type": "object"}
+
+
+def json_form(wanted: ResponseFormat | None) -> JsonForm | None:
+    """What response_format asks for; None: text. Raises InvalidRequest."""
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return JsonForm(schema=ANY_OBJECT, strict=False)
+    if wanted.type != "json_schema":
+        raise InvalidRequest(
+            f"response_format.type is {wanted.type[:64]!r}; it may be 'text', 'json_object' or 'json_schema'.",
+            param="response_format",
+        )
+    place = "response_format.json_schema"
+    spec = wanted.json_schema
+    if spec is None:
+        raise InvalidRequest(f"{place} is missing; it has to hold a name and a schema.", param=place)
+    _check_name(spec.name, place)
+    if not is_shallow(spec.schema):
+        raise InvalidRequest(f"{place}.schema is nested more than {DEEPEST_VALUE} levels deep.", param=place)
+    return JsonForm(schema=ANY_OBJECT if spec.schema is None else spec.schema, strict=bool(spec.strict))
+
+
+def read_choice(choice: str | dict[str, Any] | None, names: Sequence[str], calls: Calls) -> Calls | None:
+    """`calls` as tool_choice (or function_call) narrows it; None: there may be no call. Raises InvalidRequest."""
+    param = "tool_choice" if calls.param == "tools" else "function_call"
+    if choice is None or choice == "auto":
+        return calls
+    if choice == "none":
+        return None
+    if not names:
+        raise InvalidRequest(f"{param} may only demand a call when there are {calls.param}.", param=param)
+    if choice == "required" and param == "tool_choice":
+        return msgspec.structs.replace(calls, demanded=True)
+    name = _chosen_name(choice) if isinstance(choice, dict) else None
+    if name is None:
+        required = "'required', " if param == "tool_choice" else ""
+        raise InvalidRequest(
+            f"{param} is {str(choice)[:64]!r}; it may be 'none', 'auto', {required}or name a function.", param=param
+        )
+    if name not in names:
+        raise InvalidRequest(f"{param} names the function {name[:64]!r}, which isn't in {calls.param}.", param=param)
+    return msgspec.structs.replace(calls, demanded=True, names=[name], parallel=False)
+
+
+def _chosen_name(choice: dict[str, Any]) -> str | None:
+    """{"type": "function", "function": {"name": N}}, or in the deprecated form {"name": N}."""
+    named = choice.get("function", choice)
+    name = named.get("name") if isinstance(named, dict) else None
+    return name if isinstance(name, str) else None

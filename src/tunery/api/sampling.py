@@ -14,9 +14,7 @@ SamplingT = TypeVar("SamplingT", bound="Sampling")
 
 IGNORED = frozenset(
     {
-        "audio",
         "metadata",
-        "modalities",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_retention",

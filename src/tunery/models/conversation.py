@@ -1,12 +1,29 @@
-"""Messages in the few forms that chat templates know, and tool calls out of a model's text. Knows no tokens."""
+"""Messages in the few forms that chat templates know, and the form in which they write calls. Knows no tokens."""
 
 import json
-import re
-from typing import Any, NoReturn
+from typing import Any
 
-from tunery.messages import ToolCall
+CALL_BEGIN = "<tool_call>"
+"""Behind text or another call it stands on a line of its own; its line end is part of neither."""
+CALL_NAME = '\n{"name": "'
+CALL_ARGUMENTS = '", "arguments": '
+CALL_END = "}\n</tool_call>"
+ITEM_SEPARATOR, KEY_SEPARATOR = ", ", ": "
+"""Of the JSON in a call: `tojson` writes Python's (templates.py)."""
 
-_TOOL_CALL = re.compile(r"\n?<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+_PROBED = {"name": "probe", "arguments": {"a": [1, 2]}}
+_PROBE = '<tool_call>\n{"name": "probe", "arguments": {"a": [1, 2]}}\n</tool_call>'
+PROBE_MESSAGES: list[dict[str, Any]] = [
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": _PROBED}] * 2},
+]
+
+
+def has_probed_calls(text: str) -> bool:
+    """Whether a template wrote `PROBE_MESSAGES` in the Hermes style: what the constants above say, and nothing else."""
+    return f"{_PROBE}\n{_PROBE}" in text
+
+
 _ROLES = {"developer": "system", "function": "tool"}
 
 
@@ -35,34 +52,3 @@ def _with_values(function: dict[str, Any]) -> dict[str, Any]:
         return {**function, "arguments": json.loads(function["arguments"])}
     except (ValueError, RecursionError):
         return function
-
-
-def parse_tool_calls(text: str) -> tuple[str, list[ToolCall]]:
-    """(text without the calls, calls) of an answer in the Hermes style; what isn't a whole call stays in the text."""
-    calls: list[ToolCall] = []
-
-    def taken(match: re.Match[str]) -> str:
-        call = _tool_call(match[1])
-        if call is None:
-            return match[0]
-        calls.append(call)
-        return ""
-
-    return _TOOL_CALL.sub(taken, text), calls
-
-
-def _tool_call(text: str) -> ToolCall | None:
-    try:
-        call = json.loads(text, parse_constant=_refuse)
-        name, arguments = call["name"], call["arguments"]
-    except (ValueError, KeyError, RecursionError):
-        return None
-    if not isinstance(name, str):
-        return None
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    return ToolCall(name=name, arguments=arguments)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} isn't JSON")

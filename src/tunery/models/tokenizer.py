@@ -9,13 +9,13 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from tunery.errors import InvalidRequest
-from tunery.messages import ToolCall
 from tunery.models import conversation
 from tunery.models.folders import require
 from tunery.models.templates import ChatTemplate
@@ -72,6 +72,10 @@ class Tokenizer:
         """A raw prompt's tokens, with the begin-of-text token if this tokenizer has one. Control tokens stay text."""
         return self._ids(text, add_special_tokens=True)
 
+    def encode_continuation(self, text: str) -> list[int]:
+        """Tokens of a text that goes on in the middle of another one. Control tokens stay text."""
+        return self._ids(text, add_special_tokens=False)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Bytes that aren't UTF-8 become U+FFFD."""
         return b"".join(self._bytes[i] for i in ids).decode("utf-8", "replace")
@@ -107,9 +111,30 @@ class Tokenizer:
         answer = [*self._ids(completion, add_special_tokens=False), self.text_end_id]
         return [Segment(self.encode(prompt), trained=False), Segment(answer, trained=True)]
 
-    def parse_tool_calls(self, text: str) -> tuple[str, list[ToolCall]]:
-        """(text without the calls, calls); what isn't a well-formed call stays in the text."""
-        return conversation.parse_tool_calls(text)
+    @cached_property
+    def writes_tool_calls(self) -> bool:
+        """Its template teaches calls in the style that serving/calls.py reads."""
+        if self._template is None:
+            return False
+        try:
+            text = self._template.render(conversation.PROBE_MESSAGES, None, add_generation_prompt=False)
+        except InvalidRequest:  # it knows no calls, or other ones
+            return False
+        return conversation.has_probed_calls(text)
+
+    def literal(self, text: str) -> list[str | int]:
+        """The text as a template's: its control tokens as ids, what is between them as text."""
+        parts: list[str | int] = []
+        done = 0
+        for match in self._special.finditer(text):
+            parts += [text[done : match.start()], self._special_ids[match[0]]]
+            done = match.end()
+        return [part for part in (*parts, text[done:]) if part != ""]
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Of the control tokens."""
+        return sorted(self._special_ids.values())
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
         text = text.encode("utf-8", "replace").decode()  # lone surrogates have no UTF-8
@@ -148,15 +173,13 @@ class _Chat:
 
     def ids(self, text: str) -> list[int]:
         """Tokens of a piece: the template's control tokens as such, everything else as plain text."""
-        ids, done = [], 0
-        for match in self._tokenizer._special.finditer(text):
-            ids += self._plain_ids(text[done : match.start()])
-            ids.append(self._tokenizer._special_ids[match[0]])
-            done = match.end()
-        return ids + self._plain_ids(text[done:])
+        ids: list[int] = []
+        for part in self._tokenizer.literal(text):
+            ids += self._plain_ids(part) if isinstance(part, str) else [part]
+        return ids
 
     def _plain_ids(self, text: str) -> list[int]:
-        return self._tokenizer._ids(text.replace(self._mark, ""), add_special_tokens=False) if text else []
+        return self._tokenizer.encode_continuation(text.replace(self._mark, ""))
 
     def _render(self, count: int, add_generation_prompt: bool) -> str:
         return self._template.render(self._messages[:count], self._tools, add_generation_prompt=add_generation_prompt)

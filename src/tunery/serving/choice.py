@@ -8,21 +8,28 @@ from collections.abc import Sequence
 from random import Random
 from typing import Literal
 
+from torch import Tensor
+
 from tunery.messages import Generate, Piece, TokenLogprob, ToolCall
 from tunery.models.tokenizer import Tokenizer
+from tunery.serving.calls import CallReader
+from tunery.serving.grammar import Guide
 from tunery.serving.sampler import Chooser, Scored
 from tunery.serving.text import TextStream
-
-TOOL_MARKERS = ("<tool_call>", "\n<tool_call>")
-"""The line end before a call belongs to it; see models/conversation.py."""
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class Choice:
-    """Takes sampled tokens, gives out pieces. `number` counts the choices of a request and seeds this one's draws."""
+    """Takes sampled tokens, gives out pieces. `number` counts the choices of a request and seeds this one's draws.
 
-    def __init__(self, request: Generate, tokenizer: Tokenizer, *, number: int, max_tokens: int) -> None:
+    Calls are looked for only where a guide holds the answer to their form: then one that has begun is one, and its
+    parts can go out as they come. Stop strings cut text, never a call.
+    """
+
+    def __init__(
+        self, request: Generate, tokenizer: Tokenizer, *, number: int, max_tokens: int, guide: Guide | None = None
+    ) -> None:
         self.chooser = Chooser(
             temperature=request.temperature,
             top_p=request.top_p,
@@ -38,7 +45,9 @@ class Choice:
         self.number = number
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
-        self._text = TextStream(request.stop, TOOL_MARKERS if request.tools else ())
+        self._text = TextStream(request.stop)
+        self._guide = guide
+        self._calls = CallReader() if guide and request.tools else None
         self._unsent: deque[tuple[int, TokenLogprob]] = deque()
         self._total_logprob = 0.0
         self._num_scored = 0
@@ -48,6 +57,10 @@ class Choice:
         """Of the tokens it was scored for, its end included: what best_of compares."""
         return self._total_logprob / max(self._num_scored, 1)
 
+    def choose(self, logits: Tensor) -> int:
+        """The next token under logits[V]. Raises InvalidRequest if the grammar got too complex."""
+        return self.chooser.choose(logits, self._guide.allowed(len(logits)) if self._guide else None)
+
     def accept(self, token: int, scored: Scored | None) -> Piece | None:
         """Takes the next token and returns what may go out now, if there is anything."""
         if scored:
@@ -56,33 +69,44 @@ class Choice:
         if token in self._tokenizer.eos_ids:
             return self._finish("stop")
         self.num_tokens += 1
-        if scored and self._request.logprobs is not None:
+        if scored and self._request.logprobs is not None and not (self._calls and self._calls.inside):
             self._unsent.append((self._text.decoded, token_logprob(self._tokenizer, token, scored)))
-        text = self._text.push(self._tokenizer.token_bytes(token))
-        if self._text.stopped:
-            return self._finish("stop", text)
+        if self._guide:
+            self._guide.accept(token)
+        text, calls = self._read(self._tokenizer.token_bytes(token))
+        if self._text.stopped or (self._guide and self._guide.finished):
+            return self._finish("stop", text, calls)
         if self.num_tokens >= self._max_tokens:
-            return self._finish("length", text)
-        return self._piece(text) if text else None
+            return self._finish("length", text, calls)
+        return self._piece(text, calls) if text or calls else None
+
+    def _read(self, data: bytes) -> tuple[str, list[ToolCall]]:
+        if self._calls is None:
+            return self._text.push(data), []
+        data, calls = self._calls.feed(data)
+        text = self._text.push(data)
+        if self._text.stopped:
+            return text, []
+        # No text follows a call: what was held back won't become a stop string any more.
+        return text + (self._text.finish() if self._calls.inside else ""), calls
 
     def end_unasked(self) -> Piece:
         """The only piece of a choice that may have no token at all."""
         return self._finish("length")
 
-    def _finish(self, reason: FinishReason, text: str = "") -> Piece:
+    def _finish(self, reason: FinishReason, text: str = "", calls: Sequence[ToolCall] = ()) -> Piece:
         self.finished = True
-        held = self._text.finish()
+        if self._calls:
+            text += self._text.push(self._calls.finish())
+        text += self._text.finish()
         if self._text.stopped:
             reason = "stop"
-        if not self._request.tools:
-            return self._piece(text + held, finish_reason=reason)
-        content, calls = self._tokenizer.parse_tool_calls(held)
-        return self._piece(
-            text + content, finish_reason="tool_calls" if calls and reason == "stop" else reason, tool_calls=calls
-        )
+        elif reason == "stop" and self._calls and self._calls.count:
+            reason = "tool_calls"
+        return self._piece(text, calls, reason)
 
     def _piece(
-        self, text: str, finish_reason: FinishReason | None = None, tool_calls: Sequence[ToolCall] = ()
+        self, text: str, tool_calls: Sequence[ToolCall] = (), finish_reason: FinishReason | None = None
     ) -> Piece:
         return Piece(
             id=self._request.id,
@@ -94,8 +118,8 @@ class Choice:
         )
 
     def _logprobs_to_send(self) -> list[TokenLogprob]:
-        """Those of tokens whose text has begun to go out, so that text and tokens end together."""
-        ended = self.finished and not self._text.stopped
+        """Those of tokens whose text has begun to go out, so that text and tokens end together; none of a call's."""
+        ended = self.finished and not self._text.stopped and not (self._calls and self._calls.count)
         sent = []
         while self._unsent and (ended or self._unsent[0][0] < self._text.released):
             sent.append(self._unsent.popleft()[1])

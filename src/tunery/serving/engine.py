@@ -6,6 +6,7 @@ What a request gets doesn't depend on the others in its batch, save for the roun
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from tunery.serving.backlog import Backlog
 from tunery.serving.cache import KVCache
 from tunery.serving.choice import Choice
 from tunery.serving.compiled import operations_for
+from tunery.serving.grammar import Grammars
 from tunery.serving.packed import linear_for
 from tunery.serving.proof import prove
 from tunery.serving.request import Deliver, Prompt, Request
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 
 LOADING_SECONDS = 0.05
 """To wait for an adapter when there is nothing else to do; then new requests are looked at."""
+COMPILING_SECONDS = 0.01
+"""The same for a grammar."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,7 @@ class Engine:
             self._cache, self._adapters, max_rows=self._limits.max_rows, step_tokens=self._limits.step_tokens
         )
         self._backlog = Backlog(max_sequences=self._limits.max_waiting, max_tokens=self._limits.max_waiting_tokens)
+        self._grammars = Grammars(tokenizer)
         self._arrived: list[Request] = []
         self._mounts: list[tuple[Mount, Deliver]] = []
         self._parts: dict[Sequence, Part] = {}
@@ -149,14 +154,24 @@ class Engine:
             self._adapters.wait(LOADING_SECONDS)
 
     def close(self) -> None:
-        """Ends what loads adapters."""
+        """Ends what loads adapters and compiles grammars."""
         self._adapters.close()
+        self._grammars.close()
 
     def _begin_arrived(self) -> None:
+        """Those whose grammar is compiled; if there is nothing else to do, waits a moment for one."""
         arrived, self._arrived = self._arrived, []
         for request in arrived:
             with self._guarded(request.generate.id, request.deliver):
-                self._begin(request)
+                if request.grammar is None:
+                    request.grammar = self._grammars.prepare(request.generate)
+                if request.grammar.done():
+                    self._begin(request)
+                else:
+                    self._arrived.append(request)
+        if self._arrived and not self._parts:
+            compiling = [request.grammar for request in self._arrived if request.grammar]
+            wait(compiling, timeout=COMPILING_SECONDS, return_when=FIRST_COMPLETED)
 
     def _begin(self, request: Request) -> None:
         generate = request.generate
@@ -240,7 +255,7 @@ class Engine:
         if request.generate.max_tokens == 0:
             piece = choice.end_unasked()
         else:
-            token = choice.chooser.choose(logits)
+            token = choice.choose(logits)
             scored = score(logits[None], [token], request.generate.logprobs or 0)[0] if request.scores_choices else None
             piece = choice.accept(token, scored)
             sequence.tokens.append(token)

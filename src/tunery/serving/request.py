@@ -1,6 +1,7 @@
 """One request from its prompts to `Done`: what is asked, which choices answer it. Knows no batch and no cache."""
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 
 import msgspec
 
@@ -8,6 +9,7 @@ from tunery.errors import ContextOverflow, InvalidRequest
 from tunery.messages import Answer, Done, Generate, Piece
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving.choice import Choice, token_logprob
+from tunery.serving.grammar import Grammar
 from tunery.serving.sampler import Scored
 
 Deliver = Callable[[Answer], None]
@@ -39,6 +41,8 @@ class Request:
         self.generate = generate
         self.deliver = deliver
         self.best_of = max(generate.best_of, generate.n)
+        self.grammar: Future[Grammar | None] | None = None
+        """What its answers follow, once that is compiled, or None if they may say anything. None: not asked for yet."""
         self.prompts: list[Prompt] = []
         self.cached_tokens = 0
         """Of the prompts that are computed: what was known of them before."""
@@ -56,13 +60,23 @@ class Request:
         return sum(len(prompt.tokens) for prompt in self.prompts)
 
     def begin(self, tokenizer: Tokenizer, *, vocab_size: int, context_length: int) -> None:
-        """Tokenises the prompts. Raises InvalidRequest for unknown token ids, ContextOverflow for too many tokens."""
-        generate = self.generate
+        """Tokenises the prompts.
+
+        Raises InvalidRequest for unknown token ids and a grammar that can't be followed, ContextOverflow for too many
+        tokens.
+        """
+        generate, grammar = self.generate, self.grammar.result() if self.grammar else None
         _check_ids(generate.logit_bias, vocab_size, param="logit_bias")
         for number, (tokens, text) in enumerate(_prompts(generate, tokenizer, vocab_size)):
             max_tokens = _room(len(tokens), generate, context_length)
             choices = [
-                Choice(generate, tokenizer, number=number * self.best_of + sample, max_tokens=max_tokens)
+                Choice(
+                    generate,
+                    tokenizer,
+                    number=number * self.best_of + sample,
+                    max_tokens=max_tokens,
+                    guide=grammar.guide() if grammar else None,
+                )
                 for sample in range(self.best_of)
             ]
             self.prompts.append(Prompt(tokens, text, choices))

@@ -2,10 +2,12 @@
 
 Penalties and logit_bias follow OpenAI's definition (API reference, "frequency and presence penalties"):
 logit[j] - count[j] * frequency_penalty - (count[j] > 0) * presence_penalty + bias[j], where count[j] is how often this
-choice has generated token j so far (its prompt doesn't count). Temperature divides after that; top_p cuts last.
+choice has generated token j so far (its prompt doesn't count). What a grammar forbids is impossible then,
+whatever its bias. Temperature divides after that; top_p cuts last.
 Log probabilities are those of the model itself: log-softmax of the raw logits, before all of the above.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,9 +32,11 @@ class Chooser:
     random: Random = field(default_factory=Random)
     generated: Counter[int] = field(default_factory=Counter)
 
-    def choose(self, logits: Tensor) -> int:
-        """The next token under logits[V], which it remembers for the penalties."""
+    def choose(self, logits: Tensor, allowed: Tensor | None = None) -> int:
+        """The next token under logits[V], which it remembers for the penalties; one of allowed[V] if that is given."""
         logits = self._shifted(logits)
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -math.inf)
         token = self._draw(logits) if self.temperature > 0 else int(logits.argmax())
         self.generated[token] += 1
         return token

@@ -1,24 +1,23 @@
-"""From an answer's bytes to text that is safe to send: whole characters, no stop string, no half tool call.
+"""From an answer's bytes to text that is safe to send: whole characters, no stop string.
 
 Knows nothing of tokens, models or requests.
 """
 
 import codecs
 from collections.abc import Sequence
+from typing import AnyStr
 
 
 class TextStream:
     """Turns the bytes of one answer, however they are split, into pieces of text.
 
     The joined pieces never depend on the split: they equal the whole answer decoded as UTF-8 (invalid bytes as U+FFFD)
-    up to the stop string that is complete first. Text that may still become a stop string is held back, and so is
-    everything from the first of `markers` on, which `finish` returns.
+    up to the stop string that is complete first. Text that may still become a stop string is held back.
     """
 
-    def __init__(self, stop: Sequence[str] = (), markers: Sequence[str] = ()) -> None:
+    def __init__(self, stop: Sequence[str] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = [string for string in stop if string]
-        self._markers = markers
         self._held = ""
         self.released = 0
         """Characters given out so far."""
@@ -53,13 +52,9 @@ class TextStream:
             self.stopped = True
 
     def _safe_length(self) -> int:
-        safe = len(self._held)
-        if not self.stopped:
-            safe -= max((_overlap(self._held, string) for string in self._stop), default=0)
-        for marker in self._markers:
-            found = self._held.find(marker)
-            safe = min(safe, found if found >= 0 else len(self._held) - _overlap(self._held, marker))
-        return safe
+        if self.stopped:
+            return len(self._held)
+        return len(self._held) - max((overlap(self._held, string) for string in self._stop), default=0)
 
     def _release(self, length: int) -> str:
         text, self._held = self._held[:length], self._held[length:]
@@ -67,7 +62,7 @@ class TextStream:
         return text
 
 
-def _overlap(text: str, string: str) -> int:
-    """The longest proper prefix of `string` that `text` ends with, in characters."""
+def overlap(text: AnyStr, string: AnyStr) -> int:
+    """The longest proper prefix of `string` that `text` ends with, in characters (of bytes: in bytes)."""
     longest = min(len(text), len(string) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(string[:length])), 0)

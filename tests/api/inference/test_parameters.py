@@ -12,7 +12,7 @@ from tunery.api.chat import chat_order
 from tunery.api.completion import completion_order
 from tunery.api.sampling import Sampling
 from tunery.errors import InvalidRequest
-from tunery.messages import Generate
+from tunery.messages import Calls, Generate, JsonForm
 
 HELLO = [{"role": "user", "content": "Hello?"}]
 FUNCTION = {"name": "weather", "parameters": {"type": "object"}}
@@ -89,23 +89,38 @@ CHAT = [
     ({"tools": [TOOL] * 129}, "tools", "1 to 128"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type", "'function'"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "1 to 64 letters"),
-    ({"tools": [{"type": "function", "function": {**FUNCTION, "strict": True}}]}, "tools[0].function.strict", "yet"),
     (
         {"tools": [{"type": "function", "function": {"name": "a", "parameters": nested(70)}}]},
         "tools[0].function.parameters",
         "60 levels",
     ),
-    ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice", "constrained decoding"),
-    ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice", "constrained decoding"),
-    ({"tools": [TOOL], "tool_choice": "maybe"}, "tool_choice", "'none' or 'auto'"),
+    ({"tool_choice": "required"}, "tool_choice", "when there are tools"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice", "name a function"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": 1}}}, "tool_choice", "name a function"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "time"}}}, "tool_choice", "'time'"),
+    ({"tools": [TOOL], "tool_choice": "maybe"}, "tool_choice", "'required'"),
+    ({"tools": [TOOL], "function_call": {"name": "weather"}}, "function_call", "when there are functions"),
+    ({"functions": [FUNCTION], "function_call": {"name": "time"}}, "function_call", "'time'"),
+    ({"functions": [FUNCTION], "function_call": "required"}, "function_call", "'none', 'auto', or name"),
     ({"functions": []}, "functions", "1 to 128"),
-    ({"functions": [FUNCTION], "function_call": {"name": "weather"}}, "function_call", "constrained decoding"),
     ({"functions": [FUNCTION], "tools": [TOOL]}, "functions", "only tools"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "constrained decoding"),
-    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format", "constrained decoding"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "name and a schema"),
+    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "name", "name"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},
+        "response_format.json_schema.name",
+        "1 to 64 letters",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": nested(70)}}},
+        "response_format.json_schema",
+        "60 levels",
+    ),
     ({"response_format": {"type": "xml"}}, "response_format", "'text'"),
-    ({"response_format": {}}, "response_format", "'text'"),
+    ({"response_format": {}}, "type", "type"),
     ({"data_sources": [{"type": "azure_search"}]}, "data_sources", "isn't supported"),
+    ({"modalities": ["text", "audio"]}, "modalities", "text only"),
+    ({"audio": {"voice": "alloy", "format": "wav"}}, "audio", "text only"),
     ({"prompt": "Hello"}, "prompt", "Unrecognized"),
 ]
 
@@ -230,6 +245,48 @@ def test_tools_reach_the_template_as_they_were_written() -> None:
 @pytest.mark.parametrize("body", [{"tools": [TOOL], "tool_choice": "none"}, {"tools": []}, {"tool_choice": "auto"}])
 def test_without_tools_to_choose_from_the_engine_gets_none(body: dict[str, Any]) -> None:
     assert chat(**body).tools is None
+
+
+@pytest.mark.parametrize(
+    ("body", "calls"),
+    [
+        ({}, Calls()),
+        ({"tool_choice": "auto", "parallel_tool_calls": False}, Calls(parallel=False)),
+        ({"tool_choice": "required"}, Calls(demanded=True)),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "weather"}}},
+            Calls(demanded=True, names=["weather"], parallel=False),
+        ),
+    ],
+)
+def test_tool_choice_says_which_calls_there_may_be(body: dict[str, Any], calls: Calls) -> None:
+    assert chat(tools=[TOOL], **body).calls == calls
+
+
+def test_function_call_says_so_too_and_there_is_one_at_most() -> None:
+    assert chat(functions=[FUNCTION]).calls == Calls(parallel=False, param="functions")
+    assert chat(functions=[FUNCTION], function_call={"name": "weather"}).calls == Calls(
+        demanded=True, names=["weather"], parallel=False, param="functions"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "form"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, JsonForm(schema={"type": "object"}, strict=False)),
+        (
+            {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "array"}}},
+            JsonForm(schema={"type": "array"}, strict=False),
+        ),
+        (
+            {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": {"$ref": "#"}}},
+            JsonForm(schema={"$ref": "#"}, strict=True),
+        ),
+    ],
+)
+def test_response_format_is_the_form_of_the_answer(wanted: dict[str, Any], form: JsonForm | None) -> None:
+    assert chat(response_format=wanted).json_form == form
 
 
 def test_functions_become_tools_and_function_call_none_drops_them() -> None:

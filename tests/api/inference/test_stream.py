@@ -16,7 +16,7 @@ from tunery.api.stream import event
 from tunery.errors import EngineUnavailable
 from tunery.messages import Done, Generate, Piece, Started, ToolCall
 
-CALLS = [ToolCall(name="weather", arguments="{}"), ToolCall(name="time", arguments='{"a": 1}')]
+CALLS = [ToolCall(name="weather", arguments="{}"), ToolCall(index=1, name="time", arguments='{"a": 1}')]
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
@@ -81,12 +81,29 @@ def test_streamed_calls_are_numbered(service: Service) -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+def test_a_call_is_told_by_id_and_name_first_then_by_pieces_of_its_arguments(service: Service) -> None:
+    parts = [ToolCall(name="weather"), ToolCall(arguments='{"a"'), ToolCall(arguments=": 1}")]
+    service.plays(says(finish="tool_calls", calls=parts))
+    chunks = events(service.chat(stream=True, tools=[{"type": "function", "function": {"name": "weather"}}]))
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    (first,), *rest = [delta["tool_calls"] for delta in deltas if "tool_calls" in delta]
+    assert first.pop("id").startswith("call_")
+    assert first == {"index": 0, "type": "function", "function": {"name": "weather", "arguments": ""}}
+    assert rest == [
+        [{"index": 0, "function": {"arguments": '{"a"'}}],
+        [{"index": 0, "function": {"arguments": ": 1}"}}],
+    ]
+
+
 def test_streamed_calls_to_functions_are_one_function_call(service: Service) -> None:
-    service.plays(says(finish="tool_calls", calls=CALLS))
+    parts = [ToolCall(name="weather"), ToolCall(arguments='{"a"'), ToolCall(arguments=": 1}")]
+    service.plays(says(finish="tool_calls", calls=parts))
     chunks = events(service.chat(stream=True, functions=[{"name": "weather"}]))
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert [delta["function_call"] for delta in deltas if "function_call" in delta] == [
-        {"name": "weather", "arguments": "{}"}
+        {"name": "weather", "arguments": ""},
+        {"arguments": '{"a"'},
+        {"arguments": ": 1}"},
     ]
     assert chunks[-1]["choices"][0]["finish_reason"] == "function_call"
 
