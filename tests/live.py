@@ -113,7 +113,7 @@ def live_service(home: Path, **options: Any) -> Iterator[LiveService]:
     rooms = wiring.services(settings)
     engines, trainer = FakeEngines(), FakeTrainer()
     stopping = threading.Event()
-    worker = Worker(Bench(rooms.store, settings, rooms.catalog, rooms.files, trainer, stopping))
+    worker = Worker(Bench(rooms.store, settings, rooms.catalog, rooms.files, rooms.imports, trainer, stopping))
     paths = certificates.ensure(home / "tls")
     ready, loop_box = threading.Event(), {}
     web = threading.Thread(target=lambda: asyncio.run(_serve(rooms, engines, paths, ready, loop_box)))

@@ -13,7 +13,9 @@ from tests.test_queue import add_job
 from tunery import queue
 from tunery.accounts import Accounts, Wanted
 from tunery.errors import Conflict, InvalidRequest, LocalAuthDisabled, NotFound, QuotaExceeded, Unauthorized
+from tunery.files import Files
 from tunery.groups import Groups
+from tunery.imports import Imports, NewImport
 from tunery.jobs import add_event
 from tunery.records import Account
 from tunery.settings import Settings
@@ -180,6 +182,15 @@ def test_deleting_an_account_takes_everything_of_it_and_nothing_of_others(accoun
     assert not store.blobs.exists("files/1")
     assert store.blobs.exists("files/2")
     assert store.blobs.exists("adapters/shared/x")
+
+
+def test_an_account_goes_with_an_import_that_waits(accounts: Accounts, store: Store, settings: Settings) -> None:
+    gone = make(accounts, "gone")
+    wanted = NewImport(purpose="fine-tune", filename="a", content_url="https://nowhere.invalid/a")
+    imports = Imports(store, settings, Files(store, settings))
+    imports.create(gone.id, wanted)
+    accounts.delete(gone)
+    assert imports.claim() is None
 
 
 def test_the_only_account_stays(accounts: Accounts) -> None:

@@ -1,6 +1,5 @@
 """Bases that a user added, from tunery.json to a name that jobs and deployments take."""
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from tunery.messages import TrainingOrder
 from tunery.models import adding
 from tunery.models.probe import Probe
 from tunery.records import JobStatus
-from tunery.run import Bench
 from tunery.settings import Settings
 from tunery.store import Store
 from tunery.training.local import LocalTrainer
@@ -90,7 +88,7 @@ def test_the_bundled_base_and_its_aliases_keep_their_names(shop: Shop, tmp_path:
 
 
 def train(shop: Shop) -> None:
-    worker = Worker(Bench(shop.store, shop.settings, shop.catalog, shop.files, LocalTrainer(), threading.Event()))
+    worker = Worker(shop.bench(LocalTrainer()))
     while worker.check_once():
         pass
     assert worker.work_once()

@@ -16,6 +16,7 @@ from tests.test_queue import add_account
 from tests.training.orders import random_lines
 from tunery.catalog import BUNDLED, Catalog
 from tunery.files import Files
+from tunery.imports import Imports
 from tunery.jobs import Jobs, NewJob
 from tunery.messages import TrainingOrder
 from tunery.records import Job, JobStatus
@@ -91,7 +92,8 @@ class Place:
                 NewJob,
             ),
         )
-        bench = Bench(self.store, self.settings, self.catalog, self.files, trainer, threading.Event())
+        imports = Imports(self.store, self.settings, self.files)
+        bench = Bench(self.store, self.settings, self.catalog, self.files, imports, trainer, threading.Event())
         worker = Worker(bench)
         while worker.check_once():
             pass

@@ -1,6 +1,7 @@
 """Jobs from create to settled row, with a scripted trainer: what a worker writes, and what survives its death."""
 
 import csv
+import dataclasses
 import errno
 import io
 import threading
@@ -19,6 +20,7 @@ from tunery import rates
 from tunery.catalog import BUNDLED, Catalog
 from tunery.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, StorageFull, WrongState
 from tunery.files import Files
+from tunery.imports import Imports
 from tunery.jobs import Jobs, NewJob
 from tunery.messages import Failed, TrainingOrder
 from tunery.records import FileStatus, Job, JobStatus
@@ -41,12 +43,15 @@ class Shop:
         add_account(store, 2)
         self.store, self.settings = store, settings
         self.files = Files(store, settings)
+        self.imports = Imports(store, settings, self.files)
         self.catalog = Catalog(store, settings.models)
         self.jobs = Jobs(store, settings, self.catalog, self.files)
 
     def worker(self, trainer: Trainer | None = None) -> Worker:
-        bench = Bench(self.store, self.settings, self.catalog, self.files, trainer or FakeTrainer(), threading.Event())
-        return Worker(bench)
+        return Worker(self.bench(trainer or FakeTrainer()))
+
+    def bench(self, trainer: Trainer) -> Bench:
+        return Bench(self.store, self.settings, self.catalog, self.files, self.imports, trainer, threading.Event())
 
     def file(self, content: bytes | None = None, account: int = 1) -> str:
         return keep(self.files, jsonl() if content is None else content, account=account).id
@@ -273,7 +278,7 @@ def test_a_full_disk_while_checking_a_file_is_said_in_its_status(shop: Shop) -> 
 
     file = shop.file()
     full = Store(shop.store.database, FullBlobs(shop.settings.home / "blobs"), shop.store.clock)
-    bench = Bench(full, shop.settings, shop.catalog, Files(full, shop.settings), FakeTrainer(), threading.Event())
+    bench = dataclasses.replace(shop.bench(FakeTrainer()), store=full, files=Files(full, shop.settings))
     assert Worker(bench).check_once()
     settled = shop.files.get(1, file)
     assert settled.status == FileStatus.ERROR

@@ -22,6 +22,7 @@ from tunery.deployments import Deployments
 from tunery.estimates import Estimates
 from tunery.files import Files
 from tunery.groups import Groups
+from tunery.imports import Imports
 from tunery.jobs import Jobs
 from tunery.run import Bench
 from tunery.serving.pool import EnginePool
@@ -52,6 +53,7 @@ class Services:
     catalog: Catalog
     files: Files
     uploads: Uploads
+    imports: Imports
     jobs: Jobs
     deployments: Deployments
     estimates: Estimates
@@ -81,6 +83,7 @@ def services(settings: Settings) -> Services:
         catalog=catalog,
         files=kept,
         uploads=Uploads(store, settings, kept),
+        imports=Imports(store, settings, kept),
         jobs=jobs_room,
         deployments=Deployments(store, settings, catalog),
         estimates=Estimates(store, settings, catalog, kept, jobs_room, LocalPlanner()),
@@ -89,7 +92,7 @@ def services(settings: Settings) -> Services:
 
 def worker(settings: Settings) -> Worker:
     rooms = services(settings)
-    bench = Bench(rooms.store, settings, rooms.catalog, rooms.files, LocalTrainer(), threading.Event())
+    bench = Bench(rooms.store, settings, rooms.catalog, rooms.files, rooms.imports, LocalTrainer(), threading.Event())
     return Worker(bench)
 
 
@@ -112,7 +115,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
         rooms.jobs,
         rooms.deployments,
     )
-    state.estimates = rooms.estimates
+    state.imports, state.estimates = rooms.imports, rooms.estimates
     state.authority = rooms.authority
     state.sign_ins = anyio.CapacityLimiter(1)
     state.generator = engines
@@ -150,5 +153,6 @@ async def _keep_house(app: FastAPI) -> None:
         await anyio.to_thread.run_sync(app.state.uploads.expire)
         await anyio.to_thread.run_sync(app.state.files.expire)
         await anyio.to_thread.run_sync(app.state.files.sweep)
+        await anyio.to_thread.run_sync(app.state.imports.sweep)
         app.state.throttle.tidy()
         await anyio.sleep(HOUSEKEEPING_SECONDS)

@@ -69,4 +69,4 @@ def _blobs(connection: Connection, account_id: int) -> list[str]:
         sa.select(files.c.blob, files.c.findings_blob).where(files.c.account_id == account_id)
     ).all()
     pieces = connection.execute(sa.select(parts.c.blob).join(uploads).where(uploads.c.account_id == account_id)).all()
-    return [key for row in (*kept, *pieces) for key in row if key is not None]
+    return [key for row in (*kept, *pieces) for key in row if key]

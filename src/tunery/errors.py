@@ -4,7 +4,8 @@ TuneryError                   500 internalFailure
 ├── InvalidRequest            400 invalidPayload
 │   ├── OperationNotSupported 400 OperationNotSupported
 │   ├── ContextOverflow       400 context_length_exceeded
-│   └── QuotaExceeded         400 quotaExceeded
+│   ├── QuotaExceeded         400 quotaExceeded
+│   └── FileImportFailed      400 fileImportFailed
 ├── Unauthorized              401 unauthorized
 │   └── PermissionDenied      401 PermissionDenied
 ├── SignInRefused             400 invalid_grant
@@ -83,6 +84,12 @@ class QuotaExceeded(InvalidRequest):
     """A limit of this account is reached."""
 
     code = "quotaExceeded"
+
+
+class FileImportFailed(InvalidRequest):
+    """The link couldn't be fetched. Never an answer: a worker writes it into the file's status_details."""
+
+    code = "fileImportFailed"
 
 
 class Unauthorized(TuneryError):

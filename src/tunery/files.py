@@ -5,14 +5,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 from typing_extensions import Buffer
 
 from tunery import examples, quotas
-from tunery.errors import Conflict, InvalidRequest, NotFound, TooLarge
+from tunery.errors import Conflict, InvalidRequest, NotFound, TooLarge, WrongState
 from tunery.records import TERMINAL, File, FileStatus, new_id
 from tunery.settings import Settings
 from tunery.store import Store
@@ -89,18 +90,36 @@ class Files:
             InvalidRequest: name, purpose or expiry can't be; QuotaExceeded: too many files or bytes. The bytes are
             dropped then.
         """
+        blob = f"files/{incoming.file_id}"
         try:
-            return self._insert(
-                account_id=account_id,
-                file_id=incoming.file_id,
-                size=incoming.size,
-                filename=plain_name(filename),
-                purpose=checked_purpose(purpose),
-                expires_after=expires_after,
-            )
+            name = plain_name(filename)
+            row = self._row(incoming.file_id, account_id, name, purpose, expires_after=expires_after)
+            row |= {"bytes": incoming.size, "blob": blob}
+            row["status"] = FileStatus.PENDING if purpose == TRAINING else FileStatus.PROCESSED
+            with self._store.database.begin() as connection:
+                quotas.admit_file(connection, self._settings, account_id, incoming.size)
+                connection.execute(sa.insert(files).values(row))
         except BaseException:
-            self._store.blobs.delete(f"files/{incoming.file_id}")
+            self._store.blobs.delete(blob)
             raise
+        return self.get(account_id, incoming.file_id)
+
+    def announce(
+        self, connection: Connection, *, account_id: int, filename: str, purpose: str, expires_after: int | None = None
+    ) -> str:
+        """The row of a file whose content is still to be fetched; its id. Raises as `keep` does."""
+        file_id = new_id("file-")
+        name = plain_name(filename, param="filename")
+        row = self._row(file_id, account_id, name, purpose, expires_after=expires_after)
+        row |= {"bytes": 0, "blob": "", "status": FileStatus.PENDING}
+        quotas.admit_file(connection, self._settings, account_id, 0)
+        connection.execute(sa.insert(files).values(row))
+        return file_id
+
+    def room(self, connection: Connection, file: File) -> int:
+        """Bytes that a file which is being fetched may have in the end."""
+        left = quotas.room_for_file(connection, self._settings, file.account_id, file.id)
+        return min(self._settings.max_upload_bytes, left)
 
     def get(self, account_id: int, file_id: str) -> File:
         with self._store.database.read() as connection:
@@ -133,6 +152,10 @@ class Files:
         return page[:limit], len(page) > limit
 
     def content(self, file: File) -> Path:
+        """Raises WrongState for an import whose content isn't there: not yet, or never."""
+        if not file.blob:
+            why = file.status_details or "It is still being fetched."
+            raise WrongState(f"The file '{file.id}' has no content. {why}")
         return self._store.blobs.path(file.blob)
 
     def findings(self, file: File, *, after: int, limit: int) -> tuple[list[examples.Finding], bool]:
@@ -161,7 +184,7 @@ class Files:
                 raise Conflict(f"The job {job} still needs the file '{file_id}'. Cancel the job or wait for its end.")
             connection.execute(sa.delete(files).where(files.c.id == file_id))
         for blob in (file.blob, file.findings_blob):
-            if blob is not None:
+            if blob:
                 self._store.blobs.delete(blob)
 
     def claim_check(self, *, lease_seconds: float) -> Claim | None:
@@ -169,7 +192,8 @@ class Files:
         now = self._store.clock()
         queued = files.alias("queued")
         orphaned = sa.and_(queued.c.status == FileStatus.RUNNING, queued.c.lease_until < now)
-        waiting = sa.or_(queued.c.status == FileStatus.PENDING, orphaned)
+        arrived = sa.and_(queued.c.status == FileStatus.PENDING, queued.c.blob != "")
+        waiting = sa.or_(arrived, orphaned)
         first = sa.select(queued.c.seq).where(waiting).order_by(queued.c.seq).limit(1).with_for_update(skip_locked=True)
         query = (
             sa.update(files)
@@ -233,30 +257,23 @@ class Files:
         """Drop the bytes of uploads that a killed process left half written."""
         self._store.blobs.sweep(older_than=self._store.clock() - LONGEST_UPLOAD)
 
-    def _insert(
-        self, *, account_id: int, file_id: str, size: int, filename: str, purpose: str, expires_after: int | None
-    ) -> File:
+    def _row(
+        self, file_id: str, account_id: int, filename: str, purpose: str, *, expires_after: int | None
+    ) -> dict[str, Any]:
         if expires_after is not None and expires_after not in EXPIRY_SECONDS:
             raise InvalidRequest(
                 f"expires_after.seconds is {expires_after}; it may be {EXPIRY_SECONDS[0]} to {EXPIRY_SECONDS[-1]}.",
                 param="expires_after",
             )
         now = self._store.now()
-        row = {
+        return {
             "id": file_id,
             "account_id": account_id,
-            "purpose": purpose,
+            "purpose": checked_purpose(purpose),
             "filename": filename,
-            "bytes": size,
-            "blob": f"files/{file_id}",
             "created_at": now,
-            "status": FileStatus.PENDING if purpose == TRAINING else FileStatus.PROCESSED,
             "expires_at": None if expires_after is None else now + expires_after,
         }
-        with self._store.database.begin() as connection:
-            quotas.admit_file(connection, self._settings, account_id, size)
-            connection.execute(sa.insert(files).values(row))
-        return self.get(account_id, file_id)
 
     def _beat(self, claim: Claim) -> None:
         until = self._store.clock() + claim.lease_seconds
@@ -264,7 +281,7 @@ class Files:
             connection.execute(sa.update(files).where(*_held(claim)).values(lease_until=until))
 
 
-def plain_name(filename: str) -> str:
+def plain_name(filename: str, *, param: str = "file") -> str:
     """The last part of what a client sent as file name: browsers and the guide's curl line send whole paths.
 
     Raises:
@@ -272,10 +289,10 @@ def plain_name(filename: str) -> str:
     """
     name = filename.replace("\\", "/").rsplit("/", 1)[-1].strip()
     if name in ("", ".", ".."):
-        raise InvalidRequest(f"The file name {filename!r} names a folder. Send the name of a file.", param="file")
+        raise InvalidRequest(f"The file name {filename!r} names a folder. Send the name of a file.", param=param)
     if not name.isprintable() or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
         raise InvalidRequest(
-            f"The file name has control characters or more than {LONGEST_NAME} bytes. Rename the file.", param="file"
+            f"The file name has control characters or more than {LONGEST_NAME} bytes. Rename the file.", param=param
         )
     return name
 

@@ -1,13 +1,12 @@
 """Fine-tuning jobs as users see them: create, look at, cancel, pause, resume, delete. Writes rows, never trains."""
 
-import hashlib
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tunery import quotas, recipe
+from tunery import idempotency, quotas, recipe
 from tunery.catalog import CHAT, Catalog, Target
 from tunery.errors import Conflict, InvalidRequest, NotFound, WrongState
 from tunery.files import TRAINING, Files
@@ -62,11 +61,10 @@ class Jobs:
             InvalidRequest: with the parameter that is wrong; QuotaExceeded: the queue is full; Conflict: the
             idempotency key was used for a different request.
         """
-        digest = hashlib.sha256(msgspec.json.encode(wanted, order="sorted")).hexdigest()
-        if idempotency_key is not None:
-            earlier = self._by_idempotency_key(account_id, idempotency_key, digest)
-            if earlier is not None:
-                return earlier
+        digest = idempotency.digest(wanted)
+        earlier = idempotency.earlier(self._store, jobs, account_id, idempotency_key, digest)
+        if earlier is not None:
+            return record(Job, earlier)
         target = self._catalog.find(account_id, wanted.model)
         requested = recipe.parse(wanted.hyperparameters, wanted.method, base=target.base.model)
         training, _ = self.checked_files(account_id, wanted, target, requested)
@@ -92,10 +90,10 @@ class Jobs:
                 add_event(connection, self._store, str(row["id"]), key="enqueued", message=f"Job enqueued.{waits}")
         except sa.exc.IntegrityError:
             # Two equal requests at once: the unique key let one through, both get its row.
-            earlier = self._by_idempotency_key(account_id, idempotency_key or "", digest)
+            earlier = idempotency.earlier(self._store, jobs, account_id, idempotency_key, digest)
             if earlier is None:
                 raise
-            return earlier
+            return record(Job, earlier)
         return self.get(account_id, str(row["id"]))
 
     def checked_files(
@@ -212,16 +210,6 @@ class Jobs:
             "integrations": wanted.integrations,
             "training_type": None if wanted.trainingType is None else str(wanted.trainingType),
         }
-
-    def _by_idempotency_key(self, account_id: int, key: str, digest: str) -> Job | None:
-        query = sa.select(jobs).where(jobs.c.account_id == account_id, jobs.c.idempotency_key == key)
-        with self._store.database.read() as connection:
-            row = connection.execute(query).mappings().first()
-        if row is None:
-            return None
-        if row["idempotency_hash"] != digest:
-            raise Conflict("This Idempotency-Key was used for a different request. Use a new one.")
-        return record(Job, row)
 
     def _move(self, account_id: int, job_id: str, status: JobStatus, message: str, **values: Any) -> Job:
         with self._store.database.begin() as connection:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tunery.records import HELD, WAITING, Job, JobStatus
+from tunery.records import HELD, WAITING, FileStatus, Job, JobStatus
 from tunery.store import Store
-from tunery.store.database import jobs, record
+from tunery.store.database import files, jobs, record
 
 
 class LeaseLost(Exception):
@@ -35,7 +35,8 @@ def claim(
     max_running: int,
     exceptions: Mapping[int, int] | None = None,
 ) -> tuple[Job, Lease] | None:
-    """The oldest job that may run: waiting, or held by a worker whose lease ran out. FIFO within each account.
+    """The oldest job that may run: waiting, or held by a worker whose lease ran out. FIFO within each account,
+    except that a job whose file is still being imported lets others pass.
 
     `exceptions`: by account id, where another number of jobs than `max_running` may run at once.
     """
@@ -47,10 +48,16 @@ def claim(
         .scalar_subquery()
     )
     allowed = sa.case(exceptions, value=queued.c.account_id, else_=max_running) if exceptions else max_running
+    # A job whose file is still being fetched would hold its slot as long as the slowest server likes.
+    fetched = ~sa.exists().where(
+        files.c.id.in_((queued.c.training_file, queued.c.validation_file)),
+        files.c.status == FileStatus.PENDING,
+        files.c.blob == "",
+    )
     orphaned = sa.and_(queued.c.status.in_(HELD), queued.c.lease_until < now)
     first = (
         sa.select(queued.c.seq)
-        .where(sa.or_(queued.c.status.in_(WAITING), orphaned), running < allowed)
+        .where(sa.or_(queued.c.status.in_(WAITING), orphaned), running < allowed, fetched)
         .order_by(queued.c.seq)
         .limit(1)
         .with_for_update(skip_locked=True, of=queued)

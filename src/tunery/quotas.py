@@ -31,6 +31,14 @@ def admit_file(connection: Connection, settings: Settings, account_id: int, size
         )
 
 
+def room_for_file(connection: Connection, settings: Settings, account_id: int, file_id: str) -> int:
+    """Bytes that a file which is counted already may grow to."""
+    limits = _locked(connection, settings, account_id)
+    _, total = taken_by_files(connection, account_id)
+    own: int = connection.execute(sa.select(files.c.bytes).where(files.c.id == file_id)).scalar_one()
+    return max(0, limits.max_total_bytes - total + own)
+
+
 def admit_job(connection: Connection, settings: Settings, account_id: int) -> int:
     """How many jobs are ahead of a new one. Raises QuotaExceeded."""
     limits = _locked(connection, settings, account_id)

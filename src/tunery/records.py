@@ -8,7 +8,7 @@ import msgspec
 
 
 class FileStatus(StrEnum):
-    PENDING = "pending"  # stored; waits for its check
+    PENDING = "pending"  # stored, waits for its check; or still being fetched
     RUNNING = "running"  # a worker reads it
     PROCESSED = "processed"  # fit for use
     ERROR = "error"  # status_details says why
@@ -157,7 +157,7 @@ class File(Record, frozen=True, kw_only=True):
     filename: str
     bytes: int
     blob: str
-    """Key of the content in the blob store."""
+    """Key of the content in the blob store; empty while an import fetches it, and if it couldn't."""
     created_at: int
     status: FileStatus
     status_details: str | None = None
@@ -168,6 +168,8 @@ class File(Record, frozen=True, kw_only=True):
     findings: int = 0
     """Errors and warnings of the check; the list itself lies in the blob `findings_blob`."""
     findings_blob: str | None = None
+    sha256: str | None = None
+    """Of an imported file's content."""
 
 
 class Upload(Record, frozen=True, kw_only=True):

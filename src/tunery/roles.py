@@ -26,6 +26,7 @@ COMPLETION = f"{DATA}/deployments/completions/action"
 
 ACTIONS = {
     "POST /files": f"{DATA}/files/write",
+    "POST /files/import": f"{DATA}/files/write",
     "GET /files": f"{DATA}/files/read",
     "GET /files/{file_id}": f"{DATA}/files/read",
     "GET /files/{file_id}/content": f"{DATA}/files/read",

@@ -16,6 +16,7 @@ from tunery import overfitting, queue, rates, recipe, tuned
 from tunery.catalog import Catalog, Target
 from tunery.errors import InvalidRequest, NotFound, TuneryError
 from tunery.files import Files
+from tunery.imports import Imports
 from tunery.jobs import add_event, formats_of, refuse_mixed, refuse_unfit
 from tunery.messages import (
     Checkpointed,
@@ -85,6 +86,7 @@ class Bench:
     settings: Settings
     catalog: Catalog
     files: Files
+    imports: Imports
     trainer: Trainer
     stopping: threading.Event
 

@@ -77,11 +77,22 @@ class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     max_file_bytes: int = 512 * 1024 * 1024
     max_upload_bytes: int = 9 * 1024**3
+    """Of a file that comes in parts or from a link."""
     account_limits: dict[str, dict[str, Count]] = {}
     """By account name, the fields of Limits that differ there: [account_limits.NAME] in tunery.toml."""
     tokens_per_unit: Count = 1000
     """A minute, for each unit of a deployment's sku.capacity; 0: no limit. A deployment without capacity has none."""
     requests_per_unit: Count = 6
+    import_allow: str = ""
+    """Hosts inside that imports may reach: names, addresses or networks with commas between, `:port` behind a host."""
+    import_slots: int = 8
+    """Fetches at a time of one worker, beside its job and its checks."""
+    max_running_imports: int = 2
+    """Of an account: fewer than slots, so that one account's slow servers leave some to others."""
+    import_stall_seconds: float = 60.0
+    """A fetch that got less than 64 KB for this long fails."""
+    import_seconds: float = 4 * 3600
+    """Of one fetch in all, restarts included."""
     max_body_bytes: int = 16 * 1024 * 1024
     """Of a JSON request."""
     upload_seconds: int = 2 * 3600

@@ -35,7 +35,7 @@ class Uploads:
             "id": new_id("upload_"),
             "account_id": account_id,
             "purpose": checked_purpose(purpose),
-            "filename": plain_name(filename),
+            "filename": plain_name(filename, param="filename"),
             "bytes": size,
             "mime_type": mime_type,
             "created_at": now,

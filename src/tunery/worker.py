@@ -1,4 +1,4 @@
-"""Claim a job, run it, settle it; check uploaded files beside it. Never answers HTTP, never imports torch."""
+"""Claim a job, run it, settle it; check and fetch files beside it. Never answers HTTP, never imports torch."""
 
 import logging
 import os
@@ -6,6 +6,7 @@ import secrets
 import shutil
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from tunery import queue, quotas
 from tunery.errors import TuneryError
 from tunery.files import Outcome
+from tunery.imports import Claim, Fetch, fail_import
 from tunery.queue import Lease, LeaseLost
 from tunery.records import TERMINAL, FileStatus
 from tunery.run import Bench, JobRun, Stopping, fail
@@ -24,13 +26,14 @@ IDLE_SECONDS = 0.3
 
 
 class Worker:
-    """One job at a time, and one file check at a time beside it."""
+    """One job at a time; beside it one file check at a time, and fetches in slots of their own."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._store = bench.store
         self._settings = bench.settings
         self._files = bench.files
+        self._imports = bench.imports
         self._stopping = bench.stopping
         # A boot id: a worker restarted under the same name is another worker.
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -38,12 +41,17 @@ class Worker:
     def run(self) -> None:
         """Work until `stop`."""
         self.sweep()
-        checker = threading.Thread(target=self._check_files, name="checker")
-        checker.start()
+        beside = [
+            threading.Thread(target=self._check_files, name="checker"),
+            threading.Thread(target=self._fetch_files, name="importer"),
+        ]
+        for thread in beside:
+            thread.start()
         while not self._stopping.is_set():
             if not self.work_once():
                 self._stopping.wait(IDLE_SECONDS)
-        checker.join()
+        for thread in beside:
+            thread.join()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -99,6 +107,34 @@ class Worker:
         while not self._stopping.is_set():
             if not self.check_once():
                 self._stopping.wait(IDLE_SECONDS)
+
+    def import_once(self) -> bool:
+        """Fetch and settle one import; False if none waits."""
+        claim = self._imports.claim()
+        if claim is None:
+            return False
+        self._fetch(claim)
+        return True
+
+    def _fetch_files(self) -> None:
+        free = threading.Semaphore(self._settings.import_slots)
+        with ThreadPoolExecutor(self._settings.import_slots, thread_name_prefix="import") as slots:
+            while not self._stopping.is_set():
+                if not free.acquire(timeout=IDLE_SECONDS):
+                    continue
+                claim = self._imports.claim()
+                if claim is None:
+                    free.release()
+                    self._stopping.wait(IDLE_SECONDS)
+                else:
+                    slots.submit(self._fetch, claim).add_done_callback(lambda _done: free.release())
+
+    def _fetch(self, claim: Claim) -> None:
+        try:
+            Fetch(self._imports, claim, self._stopping).run()
+        except Exception:
+            logger.exception("import of %s", claim.file.id)
+            fail_import(self._imports, claim, "The import broke inside the service, whose log says how. Try again.")
 
     def _fail(self, lease: Lease, *, code: str, message: str, param: str | None) -> None:
         try:

@@ -27,13 +27,16 @@ CLIENTS = {
 
 NODE = "node-openai-6.49"
 NODE_PACKAGES = ["openai@6.49.0"]
+AZURITE = "azurite-3.35"
+AZURITE_PACKAGES = ["azurite@3.35.0"]
+AZURE_STORAGE = ["azure-storage-blob==12.31.1", "requests==2.34.2"]
 
 
 def main() -> int:
     failures = 0
     with (
         tempfile.TemporaryDirectory() as home,
-        live_service(Path(home), **ROOMY) as service,
+        live_service(Path(home), import_allow="127.0.0.1", **ROOMY) as service,
     ):
         training = Path(home) / "training_set.jsonl"
         training.write_bytes(b"\xef\xbb\xbf" + jsonl(20))
@@ -41,7 +44,13 @@ def main() -> int:
         for name, (script, requirements) in CLIENTS.items():
             failures += run(name, [str(python_with(name, requirements)), str(HERE / script)], environ)
         if shutil.which("npm"):
-            failures += run(NODE, ["node", str(node_with(NODE, "client_node.mjs"))], environ)
+            folder = node_with(NODE, NODE_PACKAGES)
+            failures += run(NODE, ["node", str(shutil.copy(HERE / "client_node.mjs", folder))], environ)
+            azurite = {"AZURITE": str(node_with(AZURITE, AZURITE_PACKAGES) / "node_modules" / ".bin" / "azurite-blob")}
+            command = [str(python_with("azure-storage", AZURE_STORAGE)), str(HERE / "client_azurite.py")]
+            failures += run(AZURITE, command, environ | azurite)
+        else:
+            print("Node's client and Azurite are skipped: npm isn't installed")
         if shutil.which("curl"):
             failures += run("curl", ["sh", str(HERE / "guide_curl.sh")], environ)
     print(f"{failures} failed" if failures else "all checks passed")
@@ -73,15 +82,15 @@ def python_with(name: str, requirements: list[str]) -> Path:
     return python
 
 
-def node_with(name: str, script: str) -> Path:
-    """The script, beside the packages that it imports: Node looks for them from there."""
+def node_with(name: str, packages: list[str]) -> Path:
+    """A folder with these packages: Node looks for them from the script that imports them."""
     folder = VENVS / name
     if not (folder / "installed").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), *NODE_PACKAGES]
+        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), *packages]
         subprocess.run(command, check=True)
         (folder / "installed").touch()
-    return Path(shutil.copy(HERE / script, folder))
+    return folder
 
 
 def run(name: str, command: list[str], environ: dict[str, str]) -> int:

@@ -108,15 +108,15 @@ def base_model() -> None:
 @pytest.fixture
 def fresh(tmp_path: Path, base_model: None) -> Iterator[Service]:
     """A service of one test's own."""
-    yield from _running(tmp_path / "home")
+    yield from running(tmp_path / "home")
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, base_model: None) -> Iterator[Service]:
-    yield from _running(tmp_path_factory.mktemp("home"))
+    yield from running(tmp_path_factory.mktemp("home"))
 
 
-def _running(home: Path) -> Iterator[Service]:
+def running(home: Path) -> Iterator[Service]:
     home.mkdir(exist_ok=True)
     service = Service(home)
     service.start()

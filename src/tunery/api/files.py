@@ -11,6 +11,7 @@ from tunery.api.forms import Form, refuse_oversized
 from tunery.api.wire import DataPlane, JsonBody, decode, page, page_size, reply
 from tunery.errors import InvalidRequest, NotFound
 from tunery.files import Files, Incoming
+from tunery.imports import Imports, NewImport
 from tunery.records import File, Upload
 from tunery.uploads import Uploads
 
@@ -30,7 +31,17 @@ async def upload(request: Request, call: DataPlane) -> Response:
         purpose=form.fields.get("purpose", ""),
         expires_after=_expiry(form.fields),
     )
-    return reply(call, shown(file), status=call.created, location=_location(request, file.id))
+    return reply(call, shown(file), status=call.created, location=_location(request, request.url.path, file.id))
+
+
+@router.post("/files/import")
+def import_file(request: Request, call: DataPlane, body: JsonBody) -> Response:
+    imports: Imports = request.app.state.imports
+    file = imports.create(
+        call.account.id, decode(body, NewImport), idempotency_key=request.headers.get("idempotency-key")
+    )
+    collection = request.url.path.rstrip("/").removesuffix("/import")
+    return reply(call, shown(file), status=call.created, location=_location(request, collection, file.id))
 
 
 @router.get("/files")
@@ -156,6 +167,7 @@ def shown(file: File) -> dict[str, Any]:
         "status": file.status,
         "status_details": file.status_details,
         "expires_at": file.expires_at,
+        "sha256": file.sha256,
     }
 
 
@@ -192,5 +204,5 @@ def _expiry(fields: dict[str, str]) -> int | None:
     return int(seconds)
 
 
-def _location(request: Request, item: str) -> str:
-    return f"{request.url.scheme}://{request.url.netloc}{request.url.path.rstrip('/')}/{item}"
+def _location(request: Request, collection: str, item: str) -> str:
+    return f"{request.url.scheme}://{request.url.netloc}{collection.rstrip('/')}/{item}"

@@ -138,8 +138,27 @@ files = sa.Table(
     sa.Column("findings_blob", sa.Text),
     sa.Column("lease_token", sa.Integer, nullable=False, server_default="0"),
     sa.Column("lease_until", sa.Float),
+    sa.Column("sha256", sa.String(64)),
     sa.Index("ix_files_account", "account_id", "seq"),
     sa.Index("ix_files_status", "status"),
+)
+
+imports = sa.Table(
+    "imports",
+    schema,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("file_id", sa.ForeignKey("files.id", ondelete="CASCADE"), nullable=False, unique=True),
+    _account(),
+    sa.Column("url", sa.Text),  # NULL once the fetch has ended: it may carry a signature
+    sa.Column("etag", sa.Text),
+    sa.Column("md5", sa.String(32)),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("spent", sa.Float, nullable=False, server_default="0"),
+    sa.Column("lease_token", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("lease_until", sa.Float),
+    sa.Column("idempotency_key", sa.Text),
+    sa.Column("idempotency_hash", sa.String(64)),
+    sa.UniqueConstraint("account_id", "idempotency_key", name="uq_imports_idempotency"),
 )
 
 uploads = sa.Table(
@@ -339,7 +358,8 @@ class Database:
 
 
 def _engine(url: str) -> Engine:
-    engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    # Errors of SQLAlchemy quote parameters otherwise: links with their signatures would end up in logs.
+    engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"), hide_parameters=True)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
     return engine
