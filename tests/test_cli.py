@@ -9,9 +9,12 @@ import pytest
 
 from tests.models.tiny import write_base, write_other
 from tests.test_files import jsonl
+from tunery import app as wiring
 from tunery import serve
 from tunery.catalog import BUNDLED
 from tunery.errors import InvalidRequest
+from tunery.messages import Done
+from tunery.metering import Metered
 from tunery.settings import Settings
 
 
@@ -55,6 +58,21 @@ def test_env_az_prints_what_az_needs_and_the_same_again(tmp_path: Path) -> None:
     assert {"TUNERY_TENANT_ID", "TUNERY_CLIENT_ID", "TUNERY_CLIENT_SECRET"} <= names
     assert sum(line.startswith("#   az ") for line in stable[0]) == 3
     assert "CLIENT_SECRET" not in tunery("env", "--home", str(tmp_path)).stdout
+
+
+def test_usage_shows_what_was_counted_as_a_table_and_as_csv(tmp_path: Path) -> None:
+    rooms = wiring.services(Settings(home=tmp_path))
+    account = rooms.accounts.first()
+    rooms.meter.count(Metered(account.id, "talk", 1, "m"), Done(id="x", prompt_tokens=10, completion_tokens=5))
+    rooms.meter.flush()
+    rooms.close()
+    assert "talk" in tunery("usage", "--home", str(tmp_path)).stdout
+    printed = tunery("usage", "--csv", "--daily", "--home", str(tmp_path)).stdout.splitlines()
+    assert printed[0] == (
+        "account,deployment,model,day,requests,prompt_tokens,cached_tokens,completion_tokens,hosting_hours"
+    )
+    assert printed[1].startswith("tunery,talk,m,") and printed[1].endswith(",1,10,0,5,0.0")
+    assert tunery("usage", "--account", "nobody", "--home", str(tmp_path)).returncode == 1
 
 
 def test_help_names_every_command() -> None:

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
 from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
 
 from tunery import api
 from tunery.access import Access
@@ -19,11 +21,14 @@ from tunery.api.wire import Tolerance
 from tunery.authority import Authority
 from tunery.catalog import Catalog
 from tunery.deployments import Deployments
+from tunery.errors import TuneryError
 from tunery.estimates import Estimates
 from tunery.files import Files
 from tunery.groups import Groups
+from tunery.idle import IdleRule
 from tunery.imports import Imports
 from tunery.jobs import Jobs
+from tunery.metering import Meter
 from tunery.run import Bench
 from tunery.serving.pool import EnginePool
 from tunery.settings import Settings
@@ -33,6 +38,7 @@ from tunery.store.database import Database
 from tunery.throttle import Throttle
 from tunery.training.local import LocalPlanner, LocalTrainer
 from tunery.uploads import Uploads
+from tunery.uptime import Uptime
 from tunery.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -57,6 +63,9 @@ class Services:
     jobs: Jobs
     deployments: Deployments
     estimates: Estimates
+    uptime: Uptime
+    meter: Meter
+    idle: IdleRule
 
     def close(self) -> None:
         self.store.database.close()
@@ -87,6 +96,9 @@ def services(settings: Settings) -> Services:
         jobs=jobs_room,
         deployments=Deployments(store, settings, catalog),
         estimates=Estimates(store, settings, catalog, kept, jobs_room, LocalPlanner()),
+        uptime=Uptime(store),
+        meter=Meter(store),
+        idle=IdleRule(store, settings),
     )
 
 
@@ -120,6 +132,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
     state.sign_ins = anyio.CapacityLimiter(1)
     state.generator = engines
     state.throttle = Throttle(rooms.settings)
+    state.uptime, state.meter, state.idle = rooms.uptime, rooms.meter, rooms.idle
     state.reconcile = asyncio.Event()
     api.install(app)
     return app
@@ -133,10 +146,12 @@ def entrance(application: FastAPI) -> Tolerance:
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with anyio.create_task_group() as tasks:
+        await anyio.to_thread.run_sync(app.state.uptime.start)
         tasks.start_soon(_reconcile, app)
         tasks.start_soon(_keep_house, app)
         yield
         tasks.cancel_scope.cancel()
+    await _do(partial(_count_time, app))
 
 
 async def _reconcile(app: FastAPI) -> None:
@@ -149,10 +164,22 @@ async def _reconcile(app: FastAPI) -> None:
 
 
 async def _keep_house(app: FastAPI) -> None:
+    state = app.state
+    chores = (state.idle.sweep, state.uploads.expire, state.files.expire, state.files.sweep, state.imports.sweep)
     while True:
-        await anyio.to_thread.run_sync(app.state.uploads.expire)
-        await anyio.to_thread.run_sync(app.state.files.expire)
-        await anyio.to_thread.run_sync(app.state.files.sweep)
-        await anyio.to_thread.run_sync(app.state.imports.sweep)
-        app.state.throttle.tidy()
+        for chore in (partial(_count_time, app), *chores):
+            await _do(chore)
+        state.throttle.tidy()
         await anyio.sleep(HOUSEKEEPING_SECONDS)
+
+
+def _count_time(app: FastAPI) -> None:
+    app.state.meter.flush(app.state.uptime.tick())
+
+
+async def _do(chore: Callable[[], object]) -> None:
+    """A full disk or a locked database passes; the service must not end of it."""
+    try:
+        await anyio.to_thread.run_sync(chore)
+    except (OSError, SQLAlchemyError, TuneryError):
+        logger.exception("housekeeping")

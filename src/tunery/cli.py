@@ -1,6 +1,7 @@
 """The command line: serve, work, env, check, estimate, models, demo. Each command reads settings and calls a room."""
 
 import asyncio
+import csv
 import logging
 import signal
 import sys
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tunery import app as wiring
-from tunery import estimates, examples, parent, recipe, serve, settings
+from tunery import estimates, examples, metering, parent, recipe, serve, settings
 from tunery.catalog import BUNDLED
 from tunery.errors import InvalidRequest, TuneryError
 from tunery.models import bundled
@@ -171,6 +172,31 @@ def demo(
             f"The demo needs the extra 'demo' ({error.name} is missing): pip install tunery[demo]"
         ) from error
     journey.run(settings.load(home=home).home, output)
+
+
+@app.command()
+def usage(
+    account: Annotated[str | None, typer.Option(help="Only this account's deployments.")] = None,
+    days: Annotated[int, typer.Option(min=1, help="So many days, today included (UTC).")] = 30,
+    daily: Annotated[bool, typer.Option("--daily", help="A row for each day instead of the sum.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values instead of a table.")] = False,
+    home: Home = None,
+) -> None:
+    """Show what deployments took: requests, tokens, hosting hours. Up to a minute behind a running service."""
+    rooms = wiring.services(settings.load(home=home))
+    if account is not None and rooms.accounts.by_name(account) is None:
+        raise InvalidRequest(f"There is no account '{account}' in {rooms.settings.home}.")
+    found = rooms.meter.days(since=metering.today(rooms.store, days - 1), account=account)
+    rooms.close()
+    rows = metering.rows(found if daily else metering.totals(found), daily=daily)
+    if as_csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+        return
+    header, *body = [[str(value) for value in row] for row in rows]
+    table = Table(*header)
+    for row in body:
+        table.add_row(*row)
+    Console().print(table)
 
 
 @models_app.command("list")

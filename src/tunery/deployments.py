@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tunery import adapters, quotas
+from tunery import adapters, quotas, uptime
 from tunery.catalog import Catalog, Target
 from tunery.errors import (
     Conflict,
@@ -19,16 +19,14 @@ from tunery.errors import (
     TuneryError,
 )
 from tunery.messages import Adapter
-from tunery.records import PROVISIONED, Account, Deployment, DeploymentState
+from tunery.records import DEVELOPER, PROVISIONED, Account, Deployment, DeploymentState
 from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.database import deployments, many, one
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-SKUS = ("Standard", "GlobalStandard", "DataZoneStandard", *PROVISIONED, "DeveloperTier", "Developer")
+SKUS = ("Standard", "GlobalStandard", "DataZoneStandard", *PROVISIONED, *DEVELOPER)
 LARGEST_CAPACITY = 1_000_000
-USE_SECONDS = 60
-"""The time of last use is written at most this often: a minute is exact enough for a rule of 15 days."""
 
 
 class Mounter(Protocol):
@@ -66,6 +64,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int
     units: int | None = None
     """Of its rate limit; None: it has none."""
+    made_at: int = 0
 
 
 class Deployments:
@@ -104,11 +103,13 @@ class Deployments:
             existing = _find(connection, account.id, name)
             if existing is not None:
                 _refuse_other_model(existing, wanted)
+                changes |= _second_life(connection, existing, sku)
                 if existing.state == DeploymentState.FAILED:
                     changes |= {"state": DeploymentState.CREATING, "error": None}
                 connection.execute(sa.update(deployments).where(_named(account.id, name)).values(changes))
             else:
                 self._refuse_if_impossible(connection, account.id, owner, target)
+                born = uptime.mark(connection)
                 row = {
                     **changes,
                     "account_id": account.id,
@@ -124,6 +125,8 @@ class Deployments:
                     "state": DeploymentState.CREATING,
                     "created_at": now,
                     "created_by": by,
+                    "born_uptime": born,
+                    "used_uptime": born,
                 }
                 connection.execute(sa.insert(deployments).values(row))
             stored = _find(connection, account.id, name)
@@ -139,8 +142,10 @@ class Deployments:
             if old is None:
                 raise NotFound(f"The deployment '{name}' does not exist.")
             capacity = old.capacity if capacity is None else capacity
+            sku = checked_sku(sku_name or old.sku_name, capacity)
             values: dict[str, Any] = {
-                "sku_name": checked_sku(sku_name or old.sku_name, capacity),
+                **_second_life(connection, old, sku),
+                "sku_name": sku,
                 "capacity": capacity,
                 "tags": old.tags if tags is None else tags,
                 "updated_at": self._store.now(),
@@ -188,12 +193,13 @@ class Deployments:
         """
         with self._store.database.read() as connection:
             deployment = _find(connection, account_id, name)
+            now = uptime.mark(connection)
         if deployment is None:
             raise DeploymentNotFound
         if deployment.state != DeploymentState.SUCCEEDED:
             why = deployment.error or "the engine loads it"
             raise EngineUnavailable(f"The deployment '{name}' is {deployment.state}: {why}.")
-        self._mark_use(deployment)
+        self._mark_use(deployment, now)
         base = self._catalog.base(deployment.base)
         if base is None:
             raise EngineUnavailable(_base_gone(deployment))
@@ -205,6 +211,7 @@ class Deployments:
             kinds=base.kinds,
             context_length=base.model.context_length,
             units=deployment.units,
+            made_at=deployment.created_at,
         )
 
     async def reconcile(self, mounter: Mounter, *, run_sync: "RunSync") -> int:
@@ -241,14 +248,19 @@ class Deployments:
         with self._store.database.begin() as connection:
             connection.execute(sa.update(deployments).where(same).values(values))
 
-    def _mark_use(self, deployment: Deployment) -> None:
-        now = self._store.now()
-        if deployment.last_used_at is not None and abs(now - deployment.last_used_at) < USE_SECONDS:
+    def _mark_use(self, deployment: Deployment, now: float) -> None:
+        """Written once a tick of the service's clock: a minute is exact enough for a rule of days.
+
+        Raises:
+            DeploymentNotFound: it was deleted since we looked.
+        """
+        if deployment.last_used_at is not None and deployment.used_uptime >= now:
             return
+        values = {"last_used_at": self._store.now(), "used_uptime": now, "warned": False}
+        query = sa.update(deployments).where(_named(deployment.account_id, deployment.name)).values(values)
         with self._store.database.begin() as connection:
-            connection.execute(
-                sa.update(deployments).where(_named(deployment.account_id, deployment.name)).values(last_used_at=now)
-            )
+            if not connection.execute(query).rowcount:
+                raise DeploymentNotFound
 
     def _target(self, owner: Account, wanted: Wanted) -> Target:
         try:
@@ -340,6 +352,13 @@ def _refuse_other_model(existing: Deployment, wanted: Wanted) -> None:
             "Delete the deployment first, or use another name.",
             code="CannotChangeDeploymentModel",
         )
+
+
+def _second_life(connection: Connection, old: Deployment, sku: str) -> dict[str, Any]:
+    """A developer's day begins when the sku becomes one; an old deployment isn't gone the minute after."""
+    if sku not in DEVELOPER or old.sku_name in DEVELOPER:
+        return {}
+    return {"born_uptime": uptime.mark(connection), "warned": False}
 
 
 def _find(connection: Connection, account_id: int, name: str) -> Deployment | None:

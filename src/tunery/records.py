@@ -278,6 +278,9 @@ class Model(Record, frozen=True, kw_only=True):
 PROVISIONED = ("ProvisionedManaged", "GlobalProvisionedManaged", "DataZoneProvisionedManaged")
 """Skus whose capacity counts machines, not tokens a minute."""
 
+DEVELOPER = ("DeveloperTier", "Developer")
+"""Skus whose deployments live for a day, used or not."""
+
 
 class Deployment(Record, frozen=True, kw_only=True):
     account_id: int
@@ -300,6 +303,9 @@ class Deployment(Record, frozen=True, kw_only=True):
     updated_at: int
     created_by: str
     last_used_at: int | None = None
+    born_uptime: float = 0.0
+    """Since when its life counts, on the clock of uptime.py."""
+    used_uptime: float = 0.0
 
     @property
     def units(self) -> int | None:

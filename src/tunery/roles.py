@@ -88,6 +88,7 @@ ACTIONS = {
     f"GET {ACCOUNT}/deployments": f"{PROVIDER}/accounts/deployments/read",
     f"GET {ACCOUNT}/deployments/{{deployment}}": f"{PROVIDER}/accounts/deployments/read",
     f"GET {ACCOUNT}/deployments/{{deployment}}/skus": f"{PROVIDER}/accounts/deployments/read",
+    f"GET {ACCOUNT}/deployments/{{deployment}}/usages": f"{PROVIDER}/accounts/deployments/read",
     f"PUT {ACCOUNT}/deployments/{{deployment}}": f"{PROVIDER}/accounts/deployments/write",
     f"POST {ACCOUNT}/deployments/{{deployment}}": f"{PROVIDER}/accounts/deployments/write",
     f"PATCH {ACCOUNT}/deployments/{{deployment}}": f"{PROVIDER}/accounts/deployments/write",

@@ -93,6 +93,13 @@ class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A fetch that got less than 64 KB for this long fails."""
     import_seconds: float = 4 * 3600
     """Of one fetch in all, restarts included."""
+    idle_seconds: Count = 15 * 24 * 3600
+    """A deployment of a tuned model that is older and was not called for so long is deleted; 0: never.
+
+    Only time in which the service ran counts, here and in the next one.
+    """
+    developer_seconds: Count = 24 * 3600
+    """How long a deployment with the sku DeveloperTier lives; 0: as any other."""
     max_body_bytes: int = 16 * 1024 * 1024
     """Of a JSON request."""
     upload_seconds: int = 2 * 3600

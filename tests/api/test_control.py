@@ -152,6 +152,20 @@ def test_a_deployment_answers_and_its_use_is_noted(service: LiveService, model: 
     assert missing.value.code == "DeploymentNotFound"
 
 
+def test_what_a_deployment_took_is_told_in_arm_s_shape(service: LiveService, model: str) -> None:
+    deploy(service, "metered", model)
+    client = service.azure()
+    client.chat.completions.create(model="metered", messages=[{"role": "user", "content": "x"}])
+    for _ in client.chat.completions.create(model="metered", messages=[{"role": "user", "content": "x"}], stream=True):
+        pass
+    found = service.arm("GET", "/deployments/metered/usages").json()["value"]
+    values = {usage["name"]["value"]: usage["currentValue"] for usage in found}
+    assert {usage["unit"] for usage in found} == {"Count", "Seconds"}
+    assert (values["Requests"], values["PromptTokens"], values["CachedTokens"]) == (2, 6, 0)
+    assert values["CompletionTokens"] == 2
+    assert service.arm("GET", "/deployments/nothing/usages").status_code == 404
+
+
 def test_the_guide_s_forgotten_question_mark_is_named(service: LiveService, model: str) -> None:
     path = f"/deployments/{'name'}api-version=2023-05-01"
     response = service.arm("POST", path, params={}, json=body(model))

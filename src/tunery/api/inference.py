@@ -13,11 +13,12 @@ from tunery.api.completion import completion_order
 from tunery.api.counting import counted
 from tunery.api.sampling import named_model
 from tunery.api.stream import EventStream, while_connected
-from tunery.api.wire import DataPlane, JsonBody, rate_headers
+from tunery.api.wire import Call, DataPlane, JsonBody, rate_headers
 from tunery.catalog import CHAT, COMPLETION
 from tunery.deployments import Serving
 from tunery.errors import OperationNotSupported
 from tunery.messages import Done, Generate
+from tunery.metering import Meter, Metered
 from tunery.throttle import Throttle, reserved_tokens
 
 router = APIRouter()
@@ -59,7 +60,7 @@ async def chat(request: Request, call: DataPlane, serving: Deployed, body: JsonB
     if CHAT not in serving.kinds:
         raise _unfit("chatCompletion", "/completions", serving)
     order = await run_in_threadpool(chat_order, body, serving, str(call.account.id))
-    return await _answer(request, order, serving)
+    return await _answer(request, call, order, serving)
 
 
 @router.post("/openai/v1/completions")
@@ -68,7 +69,7 @@ async def complete(request: Request, call: DataPlane, serving: Deployed, body: J
     if COMPLETION not in serving.kinds:
         raise _unfit("completion", "/chat/completions", serving)
     order = await run_in_threadpool(completion_order, body, serving, str(call.account.id))
-    return await _answer(request, order, serving)
+    return await _answer(request, call, order, serving)
 
 
 def _unfit(operation: str, other: str, serving: Serving) -> OperationNotSupported:
@@ -78,15 +79,17 @@ def _unfit(operation: str, other: str, serving: Serving) -> OperationNotSupporte
     )
 
 
-async def _answer(request: Request, order: Order, serving: Serving) -> Response:
+async def _answer(request: Request, call: Call, order: Order, serving: Serving) -> Response:
     generator: Generator = request.app.state.generator
     throttle: Throttle = request.app.state.throttle
+    meter: Meter = request.app.state.meter
     asked = order.request
     ticket = throttle.admit(asked.owner, serving.name, serving.units, reserved_tokens(asked))
     headers = rate_headers(ticket.allowance)
 
     def settle(done: Done) -> None:
         ticket.settle(done.prompt_tokens + done.completion_tokens)
+        meter.count(Metered(call.account.id, serving.name, serving.made_at, serving.model), done)
 
     events = counted(generator.generate(serving.base_name, asked), settle)
     if order.stream:

@@ -318,9 +318,36 @@ deployments = sa.Table(
     sa.Column("updated_at", sa.Integer, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
     sa.Column("last_used_at", sa.Integer),
+    # On the clock of uptime.py: since when its life counts, and its last use.
+    sa.Column("born_uptime", sa.Float, nullable=False, server_default="0"),
+    sa.Column("used_uptime", sa.Float, nullable=False, server_default="0"),
+    sa.Column("warned", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("account_id", "name_folded", name="uq_deployments_name"),
     # NULL for a deployed base, which may be deployed any number of times.
     sa.UniqueConstraint("account_id", "custom_model", name="uq_deployments_model"),
+)
+
+uptime = sa.Table(
+    "uptime",
+    schema,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("ticker", sa.String(32), nullable=False),
+)
+
+meters = sa.Table(
+    "meters",
+    schema,
+    sa.Column("account_id", sa.ForeignKey("accounts.id"), primary_key=True),
+    sa.Column("deployment", sa.String(64), primary_key=True),
+    sa.Column("made_at", sa.Integer, primary_key=True),
+    sa.Column("day", sa.String(10), primary_key=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cached_tokens", sa.BigInteger, nullable=False),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
+    sa.Column("hosted_seconds", sa.Float, nullable=False),
 )
 
 

@@ -15,6 +15,7 @@ from tunery.api import inference
 from tunery.api.wire import Tolerance
 from tunery.errors import EngineUnavailable
 from tunery.messages import Generate
+from tunery.metering import Meter
 from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.blobs import FolderBlobs
@@ -73,7 +74,7 @@ def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service
     api.install(app)
     app.state.settings, app.state.accounts = settings, accounts
     app.state.access = Access(store, settings, accounts)
-    app.state.throttle = Throttle(settings)
+    app.state.throttle, app.state.meter = Throttle(settings), Meter(store)
     app.state.deployments = FakeDeployments(
         account.id,
         talk=serving("talk", "chat"),
