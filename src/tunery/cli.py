@@ -193,7 +193,9 @@ def usage(
         csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
         return
     header, *body = [[str(value) for value in row] for row in rows]
-    table = Table(*header)
+    table = Table()
+    for name in header:
+        table.add_column(name.replace("_", " "), overflow="fold")
     for row in body:
         table.add_row(*row)
     Console().print(table)
