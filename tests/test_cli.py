@@ -11,6 +11,7 @@ from tests.models.tiny import write_base, write_other
 from tests.test_files import jsonl
 from tunery import app as wiring
 from tunery import serve
+from tunery.accounts import Wanted
 from tunery.catalog import BUNDLED
 from tunery.errors import InvalidRequest
 from tunery.messages import Done
@@ -73,6 +74,21 @@ def test_usage_shows_what_was_counted_as_a_table_and_as_csv(tmp_path: Path) -> N
     )
     assert printed[1].startswith("tunery,talk,m,") and printed[1].endswith(",1,10,0,5,0.0")
     assert tunery("usage", "--account", "nobody", "--home", str(tmp_path)).returncode == 1
+
+
+def test_env_prints_the_key_and_the_path_of_the_account_asked_for(tmp_path: Path) -> None:
+    chosen = Settings(home=tmp_path, models=tmp_path)
+    rooms = wiring.services(chosen)
+    serve.write_address(chosen, tmp_path / "ca.pem")
+    first = rooms.accounts.first()
+    wanted = Wanted(location="local", sub_domain="2nd")
+    second, _ = rooms.accounts.put(first.subscription_id, first.resource_group, "second", wanted, by="tests")
+    printed = tunery("env", "--home", str(tmp_path), "--account", "SECOND").stdout
+    assert f"AZURE_OPENAI_API_KEY='{rooms.accounts.keys(second)[0]}'" in printed
+    assert f"AZURE_OPENAI_ENDPOINT='{chosen.endpoint}/accounts/2nd'" in printed
+    rooms.close()
+    unknown = tunery("env", "--home", str(tmp_path), "--account", "third")
+    assert unknown.returncode == 1 and "second" in unknown.stderr
 
 
 def test_help_names_every_command() -> None:

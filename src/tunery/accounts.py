@@ -75,6 +75,14 @@ class Accounts:
         """In any case; one service has each name once, whatever group it is in."""
         return self._one(accounts.c.name_folded == name.lower())
 
+    def named(self, name: str) -> Account:
+        """Raises NotFound that names those there are."""
+        found = self.by_name(name)
+        if found is None:
+            there = ", ".join(account.name for account in self.all())
+            raise NotFound(f"The account '{name}' does not exist. Accounts of this service: {there}.")
+        return found
+
     def by_sub_domain(self, name: str) -> Account | None:
         """As the account's endpoint names it."""
         return self._one(accounts.c.sub_domain == name.lower())
@@ -167,6 +175,15 @@ class Accounts:
         if account.disable_local_auth:
             raise LocalAuthDisabled
         return account
+
+    def refuse_without_tuning(self, account: Account) -> None:
+        """Raises InvalidRequest where the account's region doesn't allow tuning."""
+        if not self._settings.tunes_in(account.location):
+            raise InvalidRequest(
+                f"The region '{account.location}' of the account '{account.name}' doesn't allow tuning. Tune in an "
+                "account of another region.",
+                param="model",
+            )
 
     def _one(self, condition: sa.ColumnElement[bool]) -> Account | None:
         with self._store.database.read() as connection:

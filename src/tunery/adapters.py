@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tunery.store.database import checkpoints, deployments, models
+from tunery.store.database import checkpoints, copies, deployments, models
 
 
 def unnamed(connection: Connection, digests: Iterable[str]) -> set[str]:
@@ -13,7 +13,7 @@ def unnamed(connection: Connection, digests: Iterable[str]) -> set[str]:
     asked = set(digests)
     named = {
         digest
-        for table in (models, checkpoints, deployments)
+        for table in (models, checkpoints, copies, deployments)
         for (digest,) in connection.execute(sa.select(table.c.adapter).where(table.c.adapter.in_(asked)))
     }
     return asked - named

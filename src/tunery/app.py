@@ -16,10 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from tunery import api
 from tunery.access import Access
 from tunery.accounts import Accounts
-from tunery.api import control, files, identity, inference, jobs, legacy, models
+from tunery.api import control, copies, files, identity, inference, jobs, legacy, models
 from tunery.api.wire import Tolerance
 from tunery.authority import Authority
 from tunery.catalog import Catalog
+from tunery.copies import Copies
 from tunery.deployments import Deployments
 from tunery.errors import TuneryError
 from tunery.estimates import Estimates
@@ -61,6 +62,7 @@ class Services:
     uploads: Uploads
     imports: Imports
     jobs: Jobs
+    copies: Copies
     deployments: Deployments
     estimates: Estimates
     uptime: Uptime
@@ -94,6 +96,7 @@ def services(settings: Settings) -> Services:
         uploads=Uploads(store, settings, kept),
         imports=Imports(store, settings, kept),
         jobs=jobs_room,
+        copies=Copies(store, settings),
         deployments=Deployments(store, settings, catalog),
         estimates=Estimates(store, settings, catalog, kept, jobs_room, LocalPlanner()),
         uptime=Uptime(store),
@@ -112,7 +115,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
     """The API on one port or several; `lifespan` of the result runs reconciliation and housekeeping."""
     app = FastAPI(title="Tunery", lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     for prefix in ("/openai/v1", "/openai"):
-        for module in (files, jobs, models):
+        for module in (files, jobs, copies, models):
             app.include_router(module.router, prefix=prefix)
     app.include_router(legacy.router, prefix="/openai")
     app.include_router(inference.router)
@@ -120,7 +123,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
     app.include_router(identity.router)
     state: Any = app.state
     state.settings, state.access, state.catalog = rooms.settings, rooms.access, rooms.catalog
-    state.accounts, state.groups = rooms.accounts, rooms.groups
+    state.accounts, state.groups, state.copies = rooms.accounts, rooms.groups, rooms.copies
     state.files, state.uploads, state.jobs, state.deployments = (
         rooms.files,
         rooms.uploads,

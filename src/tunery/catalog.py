@@ -15,11 +15,14 @@ from sqlalchemy.engine import Connection
 from tunery import adapters
 from tunery.errors import Conflict, InvalidRequest, ModelDeployed, NotFound
 from tunery.messages import BASE_FILE, BASE_NAME, Adapter, BaseFile, BaseModel
-from tunery.records import TERMINAL, Checkpoint, Model
+from tunery.records import TERMINAL, Checkpoint, Copy, Model
 from tunery.store import Store
-from tunery.store.database import checkpoints, deployments, jobs, many, models, one
+from tunery.store.database import checkpoints, copies, deployments, jobs, many, models, one
 
 CHAT, COMPLETION = "chat", "completion"
+STEP = ":ckpt-step-"
+"""Between a model's name and the step, in the name of a checkpoint that isn't the last."""
+VERSIONED = re.compile(r"(?P<name>.+)-(?P<version>\d{4}(-\d{2}-\d{2})?)")
 
 BUNDLED = "smollm2-135m-instruct"
 CHAT_ALIASES = (
@@ -136,8 +139,10 @@ class Catalog:
             return self._tuned_target(name, model.adapter, model.name, model.job_id)
         checkpoint = self._checkpoint(account_id, name)
         if checkpoint is not None:
-            custom = checkpoint.name.split(":ckpt-step-", 1)[0]
-            return self._tuned_target(checkpoint.name, checkpoint.adapter, custom, checkpoint.job_id)
+            return self._tuned_target(checkpoint.name, checkpoint.adapter, model_of(checkpoint.name), checkpoint.job_id)
+        copy = self._copy(account_id, name)
+        if copy is not None:
+            return self._tuned_target(name, copy.adapter, model_of(name), copy.job_id)
         if name in (damaged := self.damaged()):
             raise InvalidRequest(damaged[name], param=param)
         raise InvalidRequest(
@@ -151,7 +156,7 @@ class Catalog:
         return Adapter(digest=digest, directory=str(self._store.blobs.path(adapters.blob(digest))))
 
     def delete(self, account_id: int, name: str) -> None:
-        """Forget a tuned model and its checkpoints.
+        """Forget a tuned model and its checkpoints, or a checkpoint that was copied here.
 
         Raises:
             NotFound: no such tuned model here.
@@ -161,16 +166,16 @@ class Catalog:
         with self._store.database.begin() as connection:
             mine = sa.and_(models.c.account_id == account_id, models.c.name == name)
             model = one(connection, Model, sa.select(models).where(mine))
-            if model is None:
+            copied = sa.and_(copies.c.account_id == account_id, copies.c.name == name)
+            if model is None and one(connection, Copy, sa.select(copies).where(copied)) is None:
                 raise NotFound(f"The model '{name}' does not exist.")
-            _refuse_if_used(connection, model)
-            connection.execute(sa.delete(models).where(mine))
-            gone = many(
-                connection,
-                Checkpoint,
-                sa.delete(checkpoints).where(checkpoints.c.job_id == model.job_id).returning(checkpoints),
-            )
-            digests = {model.adapter, *(checkpoint.adapter for checkpoint in gone)}
+            _refuse_if_used(connection, account_id, model_of(name))
+            deletions = [sa.delete(copies).where(copied).returning(copies.c.adapter)]
+            if model is not None:
+                its_own = sa.and_(checkpoints.c.account_id == account_id, checkpoints.c.job_id == model.job_id)
+                deletions.append(sa.delete(models).where(mine).returning(models.c.adapter))
+                deletions.append(sa.delete(checkpoints).where(its_own).returning(checkpoints.c.adapter))
+            digests = {digest for deletion in deletions for (digest,) in connection.execute(deletion)}
             unnamed = adapters.unnamed(connection, digests)
         for digest in unnamed:
             self._store.blobs.delete(adapters.blob(digest))
@@ -198,12 +203,28 @@ class Catalog:
             job_id=job_id,
         )
 
+    def _copy(self, account_id: int, name: str) -> Copy | None:
+        query = sa.select(copies).where(copies.c.account_id == account_id, copies.c.name == name)
+        with self._store.database.read() as connection:
+            return one(connection, Copy, query)
+
     def _checkpoint(self, account_id: int, name: str) -> Checkpoint | None:
         query = sa.select(checkpoints).where(
             checkpoints.c.account_id == account_id, sa.or_(checkpoints.c.name == name, checkpoints.c.id == name)
         )
         with self._store.database.read() as connection:
             return one(connection, Checkpoint, query)
+
+
+def model_of(name: str) -> str:
+    """The tuned model that a checkpoint belongs to, by its name; of a model, itself."""
+    return name.split(STEP, 1)[0]
+
+
+def versioned(name: str) -> tuple[str, str]:
+    """A base's name as ARM takes it apart: gpt-35-turbo-0613 is version 0613 of gpt-35-turbo."""
+    found = VERSIONED.fullmatch(name)
+    return (name, "1") if found is None else (found["name"], found["version"])
 
 
 def _read(folder: Path) -> Base | str:
@@ -217,22 +238,18 @@ def _read(folder: Path) -> Base | str:
     return Base(name=folder.name, model=model, kinds=frozenset(found.kinds))
 
 
-def _refuse_if_used(connection: Connection, model: Model) -> None:
+def _refuse_if_used(connection: Connection, account_id: int, model: str) -> None:
     served = sa.select(deployments.c.name).where(
-        deployments.c.account_id == model.account_id, deployments.c.custom_model == model.name
+        deployments.c.account_id == account_id, deployments.c.custom_model == model
     )
     name = connection.execute(served).scalar()
     if name is not None:
         raise ModelDeployed(
-            f"The model '{model.name}' can't be deleted while the deployment '{name}' serves it. "
+            f"The model '{model}' can't be deleted while the deployment '{name}' serves it. "
             "Delete the deployment first."
         )
-    tuned_from = sa.or_(
-        jobs.c.model == model.name, jobs.c.model.startswith(model.name + ":ckpt-step-", autoescape=True)
-    )
-    unfinished = sa.select(jobs.c.id).where(
-        jobs.c.account_id == model.account_id, tuned_from, jobs.c.status.not_in(TERMINAL)
-    )
+    tuned_from = sa.or_(jobs.c.model == model, jobs.c.model.startswith(model + STEP, autoescape=True))
+    unfinished = sa.select(jobs.c.id).where(jobs.c.account_id == account_id, tuned_from, jobs.c.status.not_in(TERMINAL))
     job = connection.execute(unfinished).scalar()
     if job is not None:
-        raise Conflict(f"The job {job} is being tuned from the model '{model.name}'. Cancel it or wait for its end.")
+        raise Conflict(f"The job {job} is being tuned from the model '{model}'. Cancel it or wait for its end.")

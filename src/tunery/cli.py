@@ -84,16 +84,20 @@ AZ_LINES = """\
 def env(
     home: Home = None,
     az: Annotated[bool, typer.Option("--az", help="With a service principal, for az and azure-identity.")] = False,
+    name: Annotated[
+        str | None, typer.Option("--account", help="Whose key and path; the first account's if left out.")
+    ] = None,
 ) -> None:
     """Print shell exports for clients of a service that was started: eval "$(tunery env)"."""
     chosen = settings.load(home=home)
     address = serve.read_address(chosen)
     rooms = wiring.services(chosen)
-    account = rooms.accounts.first()
+    account = rooms.accounts.first() if name is None else rooms.accounts.named(name)
     arm = address.tls_endpoint or ""
+    path = "" if name is None else f"/accounts/{account.sub_domain}"
     exports = {
-        "AZURE_OPENAI_ENDPOINT": address.endpoint,
-        "AZURE_OPENAI_API_KEY": rooms.accounts.keys(account)[0],
+        "AZURE_OPENAI_ENDPOINT": address.endpoint + path,
+        "AZURE_OPENAI_API_KEY": "" if account.disable_local_auth else rooms.accounts.keys(account)[0],
         "OPENAI_API_VERSION": "2024-10-21",
         "TUNERY_ARM_ENDPOINT": arm,
         "TUNERY_SUBSCRIPTION_ID": account.subscription_id,
@@ -108,8 +112,8 @@ def env(
         principal, secret = rooms.access.owner_client()
         exports |= {"TUNERY_TENANT_ID": rooms.access.tenant_id, "TUNERY_CLIENT_ID": principal.id}
         exports["TUNERY_CLIENT_SECRET"] = secret
-    for name, value in exports.items():
-        typer.echo(f"export {name}='{value}'")
+    for variable, value in exports.items():
+        typer.echo(f"export {variable}='{value}'")
     if az:
         typer.echo(AZ_LINES)
     rooms.close()

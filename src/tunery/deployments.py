@@ -13,6 +13,7 @@ from tunery.catalog import Catalog, Target
 from tunery.errors import (
     Conflict,
     DeploymentNotFound,
+    DeploymentPaused,
     EngineUnavailable,
     InvalidRequest,
     NotFound,
@@ -51,6 +52,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     sku_name: str = "Standard"
     capacity: int | None = None
     tags: dict[str, str] | None = None
+    paused: bool | None = None
+    """None: as it is."""
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +102,8 @@ class Deployments:
             "updated_at": now,
             "etag": _etag(),
         }
+        if wanted.paused is not None:
+            changes["paused"] = wanted.paused
         with self._store.database.begin() as connection:
             existing = _find(connection, account.id, name)
             if existing is not None:
@@ -156,6 +161,13 @@ class Deployments:
         assert stored is not None
         return stored
 
+    def pause(self, account_id: int, name: str, *, paused: bool) -> Deployment:
+        """Stop answering, or go on; twice is as good as once. Raises NotFound."""
+        values = {"paused": paused, "updated_at": self._store.now(), "etag": _etag()}
+        with self._store.database.begin() as connection:
+            connection.execute(sa.update(deployments).where(_named(account_id, name)).values(values))
+        return self.get(account_id, name)
+
     def get(self, account_id: int, name: str) -> Deployment:
         with self._store.database.read() as connection:
             deployment = _find(connection, account_id, name)
@@ -189,7 +201,7 @@ class Deployments:
         """What to run for a request to this deployment; marks its use.
 
         Raises:
-            DeploymentNotFound; EngineUnavailable: it is still being created, or failed.
+            DeploymentNotFound; EngineUnavailable: it is still being created, or failed; DeploymentPaused.
         """
         with self._store.database.read() as connection:
             deployment = _find(connection, account_id, name)
@@ -199,6 +211,8 @@ class Deployments:
         if deployment.state != DeploymentState.SUCCEEDED:
             why = deployment.error or "the engine loads it"
             raise EngineUnavailable(f"The deployment '{name}' is {deployment.state}: {why}.")
+        if deployment.paused:
+            raise DeploymentPaused(f"The deployment '{name}' is paused. Resume it: POST .../deployments/{name}/resume.")
         self._mark_use(deployment, now)
         base = self._catalog.base(deployment.base)
         if base is None:
@@ -264,7 +278,7 @@ class Deployments:
 
     def _target(self, owner: Account, wanted: Wanted) -> Target:
         try:
-            target = self._catalog.find(owner.id, wanted.model, param="properties.model.name")
+            target = self._catalog.find(owner.id, self._name(wanted), param="properties.model.name")
         except InvalidRequest as error:
             raise InvalidRequest(error.message, param=error.param, code="DeploymentModelNotSupported") from error
         if target.adapter is not None and wanted.model_version != "1":
@@ -274,6 +288,11 @@ class Deployments:
                 code="DeploymentModelNotSupported",
             )
         return target
+
+    def _name(self, wanted: Wanted) -> str:
+        """Bases may be named as ARM does it, in two parts: gpt-35-turbo and 0613."""
+        whole = f"{wanted.model}-{wanted.model_version}"
+        return wanted.model if self._catalog.base(whole) is None else whole
 
     def _refuse_region(self, account: Account, owner: Account, target: Target) -> None:
         if target.custom_model is None or owner.id == account.id or self._settings.tunes_in(account.location):
@@ -346,7 +365,8 @@ def checked_sku(name: str, capacity: int | None) -> str:
 
 def _refuse_other_model(existing: Deployment, wanted: Wanted) -> None:
     same_source = (existing.source or "").lower() == (wanted.source or "").lower()
-    if existing.model != wanted.model or not same_source:
+    same_version = existing.model_version == wanted.model_version
+    if existing.model != wanted.model or not same_version or not same_source:
         raise InvalidRequest(
             f"The deployment '{existing.name}' serves '{existing.model}'; its model can't be changed. "
             "Delete the deployment first, or use another name.",

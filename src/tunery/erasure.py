@@ -8,7 +8,9 @@ from tunery.errors import Conflict
 from tunery.records import TERMINAL, Account
 from tunery.store.database import (
     accounts,
+    assignments,
     checkpoints,
+    copies,
     deployments,
     events,
     files,
@@ -49,7 +51,7 @@ def erase(connection: Connection, account: Account) -> list[str]:
     blobs = _blobs(connection, account.id)
     digests = {
         digest
-        for table in (models, checkpoints)
+        for table in (models, checkpoints, copies)
         for (digest,) in connection.execute(sa.select(table.c.adapter).where(table.c.account_id == account.id))
     }
     job_ids = sa.select(jobs.c.id).where(jobs.c.account_id == account.id)
@@ -60,8 +62,14 @@ def erase(connection: Connection, account: Account) -> list[str]:
     for table in reversed(schema.sorted_tables):
         if "account_id" in table.c:
             connection.execute(sa.delete(table).where(table.c.account_id == account.id))
+    forget_scope(connection, account.arm_id)
     connection.execute(sa.delete(accounts).where(accounts.c.id == account.id))
     return blobs + [adapters.blob(digest) for digest in adapters.unnamed(connection, digests)]
+
+
+def forget_scope(connection: Connection, scope: str) -> None:
+    """Roles that were held exactly there: whoever gets the name next must not inherit them."""
+    connection.execute(sa.delete(assignments).where(assignments.c.scope == scope.lower()))
 
 
 def _blobs(connection: Connection, account_id: int) -> list[str]:

@@ -18,7 +18,8 @@ TuneryError                   500 internalFailure
 ├── MethodNotAllowed          405 405
 ├── Conflict                  409 conflict
 │   ├── WrongState            409 unexpectedEntityState
-│   └── ModelDeployed         409 conflict
+│   ├── ModelDeployed         409 conflict
+│   └── DeploymentPaused      409 DeploymentPaused
 ├── TooLarge                  413 invalidPayload
 ├── TooManyRequests           429 tooManyRequests
 │   └── RateLimited           429 429
@@ -175,6 +176,12 @@ class WrongState(Conflict):
 
 class ModelDeployed(Conflict):
     """The model has a deployment. Delete the deployment first."""
+
+
+class DeploymentPaused(Conflict):
+    """The deployment is paused. Resume it first."""
+
+    code = "DeploymentPaused"
 
 
 class TooLarge(TuneryError):

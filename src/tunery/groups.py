@@ -5,6 +5,7 @@ import re
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tunery import erasure
 from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.records import Account, ResourceGroup
 from tunery.settings import Settings
@@ -77,6 +78,7 @@ class Groups:
                     "it. Delete that first.",
                     code="CannotDeleteResource",
                 )
+            erasure.forget_scope(connection, f"/subscriptions/{found.subscription_id}/resourceGroups/{found.name}")
             connection.execute(sa.delete(groups).where(groups.c.id == found.id))
 
 

@@ -282,6 +282,17 @@ DEVELOPER = ("DeveloperTier", "Developer")
 """Skus whose deployments live for a day, used or not."""
 
 
+class Copy(Record, frozen=True, kw_only=True):
+    """A checkpoint in an account that didn't train it: deployed and tuned on under its name, listed nowhere."""
+
+    account_id: int
+    name: str
+    source_account_id: int
+    job_id: str
+    adapter: str
+    created_at: int
+
+
 class Deployment(Record, frozen=True, kw_only=True):
     account_id: int
     name: str
@@ -306,6 +317,8 @@ class Deployment(Record, frozen=True, kw_only=True):
     born_uptime: float = 0.0
     """Since when its life counts, on the clock of uptime.py."""
     used_uptime: float = 0.0
+    paused: bool = False
+    """Deployed, but not to answer until it is resumed."""
 
     @property
     def units(self) -> int | None:

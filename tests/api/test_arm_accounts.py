@@ -164,11 +164,14 @@ def test_models_of_an_account_are_its_tuned_ones_and_the_bases(service: LiveServ
     tuned = tune(service).fine_tuned_model
     found = {model["name"]: model for model in service.arm("GET", "/models").json()["value"]}
     assert found[tuned]["source"] == service.account.arm_id
-    assert found[tuned]["baseModel"]["name"] == BASE
-    assert found[BASE]["capabilities"] == {"fineTune": "true", "inference": "true", "chatCompletion": "true"}
-    where = f"{subscription(service)}/{PROVIDER}/locations/local"
-    names = [offer["model"]["name"] for offer in service.management("GET", f"{where}/models").json()["value"]]
-    assert BASE in names and tuned not in names
+    assert found[tuned]["baseModel"] == {"format": "OpenAI", "name": "gpt-35-turbo", "version": "0613"}
+    assert found["gpt-4o-mini"]["version"] == "2024-07-18"
+    assert found["gpt-4o-mini"]["capabilities"] == {"fineTune": "true", "inference": "true", "chatCompletion": "true"}
+    where = f"{subscription(service)}/{PROVIDER}/locations"
+    offers = service.management("GET", f"{where}/local/models").json()["value"]
+    assert tuned not in [offer["model"]["name"] for offer in offers]
+    elsewhere = service.management("GET", f"{where}/eastus2/models").json()["value"]
+    assert not any("fineTune" in offer["model"]["capabilities"] for offer in elsewhere)
 
 
 def test_skus_capacities_and_usages_have_arm_s_shape(service: LiveService) -> None:

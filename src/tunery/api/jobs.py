@@ -7,6 +7,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from tunery.accounts import Accounts
 from tunery.api.wire import Call, DataPlane, Family, JsonBody, decode, page, page_size, reply
 from tunery.estimates import Estimates
 from tunery.jobs import Jobs, NewJob
@@ -21,6 +22,8 @@ TRAINING_TYPES |= {"developertier": "developerTier", "1": None}
 
 @router.post("/fine_tuning/jobs")
 def create(request: Request, call: DataPlane, body: JsonBody) -> Response:
+    accounts: Accounts = request.app.state.accounts
+    accounts.refuse_without_tuning(call.account)
     job = _jobs(request).create(
         call.account.id, decode(body, NewJob), idempotency_key=request.headers.get("idempotency-key")
     )

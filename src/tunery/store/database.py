@@ -294,6 +294,20 @@ models = sa.Table(
     sa.UniqueConstraint("account_id", "name", name="uq_models_name"),
 )
 
+copies = sa.Table(
+    "checkpoint_copies",
+    schema,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    _account(),
+    sa.Column("name", sa.Text, nullable=False),
+    # Not a reference: the copy outlives the account it came from.
+    sa.Column("source_account_id", sa.Integer, nullable=False),
+    sa.Column("job_id", sa.String(64), nullable=False),
+    sa.Column("adapter", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.UniqueConstraint("account_id", "name", name="uq_checkpoint_copies_name"),
+)
+
 deployments = sa.Table(
     "deployments",
     schema,
@@ -322,6 +336,7 @@ deployments = sa.Table(
     sa.Column("born_uptime", sa.Float, nullable=False, server_default="0"),
     sa.Column("used_uptime", sa.Float, nullable=False, server_default="0"),
     sa.Column("warned", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("account_id", "name_folded", name="uq_deployments_name"),
     # NULL for a deployed base, which may be deployed any number of times.
     sa.UniqueConstraint("account_id", "custom_model", name="uq_deployments_model"),

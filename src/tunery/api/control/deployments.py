@@ -1,6 +1,6 @@
 """Deployments of an account through ARM (contract.md 4.1 to 4.3)."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -10,10 +10,10 @@ from tunery import roles
 from tunery.accounts import Accounts
 from tunery.api.control.operations import poll_headers
 from tunery.api.control.rendering import system_data
-from tunery.api.control.scope import ACCOUNT, ArmCall, Control
+from tunery.api.control.scope import ACCOUNT, PROVIDER, ArmCall, Control
 from tunery.api.wire import JsonBody, decode
 from tunery.deployments import LARGEST_CAPACITY, SKUS, Deployments, Wanted
-from tunery.errors import InvalidRequest
+from tunery.errors import Forbidden, InvalidRequest
 from tunery.records import Account, Deployment
 from tunery.settings import Settings
 from tunery.throttle import PerMinute, per_minute
@@ -33,6 +33,7 @@ class ModelBody(msgspec.Struct, frozen=True):
 
 class Properties(msgspec.Struct, frozen=True):
     model: ModelBody
+    deploymentState: Literal["Running", "Paused"] | None = None
 
 
 class Sku(msgspec.Struct, frozen=True):
@@ -93,6 +94,17 @@ def delete(request: Request, call: Control, deployment: str) -> Response:
     return Response(status_code=200 if gone else 204)
 
 
+@router.post(ACCOUNT + "/deployments/{deployment}/pause")
+def pause(request: Request, call: Control, deployment: str) -> Response:
+    """It stays loaded and goes on counting as a deployment; requests to it are refused."""
+    return JSONResponse(shown(_deployments(request).pause(call.account.id, deployment, paused=True), call.account))
+
+
+@router.post(ACCOUNT + "/deployments/{deployment}/resume")
+def resume(request: Request, call: Control, deployment: str) -> Response:
+    return JSONResponse(shown(_deployments(request).pause(call.account.id, deployment, paused=False), call.account))
+
+
 @router.get(ACCOUNT + "/deployments/{deployment}/skus")
 def skus(request: Request, call: Control, deployment: str) -> Response:
     """Any sku does: they are names here, except for how long a developer's deployment lives."""
@@ -117,6 +129,7 @@ def shown(deployment: Deployment, account: Account, settings: Settings) -> dict[
         "versionUpgradeOption": "NoAutoUpgrade",
         **({} if deployment.capacity is None else {"currentCapacity": deployment.capacity}),
         **({} if limits is None else {"rateLimits": _rate_limits(limits)}),
+        "deploymentState": "Paused" if deployment.paused else "Running",
         **({} if deployment.error is None else {"error": {"code": "DeploymentFailed", "message": deployment.error}}),
     }
     capacity = {} if deployment.capacity is None else {"capacity": deployment.capacity}
@@ -151,6 +164,7 @@ def _wanted(body: PutBody) -> Wanted:
         sku_name=body.sku.name,
         capacity=_capacity(body.sku),
         tags=body.tags,
+        paused=None if body.properties.deploymentState is None else body.properties.deploymentState == "Paused",
     )
 
 
@@ -167,12 +181,22 @@ def _capacity(sku: Sku) -> int | None:
 
 
 def _owner(request: Request, call: ArmCall, source: str | None) -> Account | None:
-    """The account that `source` names. Raises InvalidRequest for one that isn't there."""
+    """The account that `source` names: the caller needs the right to deploy there too.
+
+    Raises:
+        Forbidden: he hasn't, whether it exists or not. InvalidRequest: it isn't there.
+    """
     if source is None or source.lower() == call.account.arm_id.lower():
         return None
+    if not roles.may(call.caller, f"PUT {ACCOUNT}/deployments/{{deployment}}", source):
+        raise Forbidden(
+            f"The client '{call.caller.name}' may deploy to '{call.account.name}', but has no authorization to perform "
+            f"'{PROVIDER}/accounts/deployments/write' on the linked scope '{source}', which is to give the model.",
+            code="LinkedAuthorizationFailed",
+        )
     accounts: Accounts = request.app.state.accounts
     owner = accounts.by_arm_id(source)
-    if owner is None or not roles.may(call.caller, f"PUT {ACCOUNT}/deployments/{{deployment}}", owner):
+    if owner is None:
         raise InvalidRequest(
             f"The source '{source}' is not an account of this service. It is the ARM id of the account that tuned the "
             "model: /subscriptions/S/resourceGroups/G/providers/Microsoft.CognitiveServices/accounts/A.",

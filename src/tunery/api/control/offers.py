@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, Response
 
 from tunery.accounts import Accounts
 from tunery.api.control.scope import ACCOUNT, LOCATION, PROVIDER, SUBSCRIPTION, Control
-from tunery.catalog import CHAT, COMPLETION, Base, Catalog
+from tunery.catalog import CHAT, COMPLETION, Base, Catalog, versioned
 from tunery.deployments import LARGEST_CAPACITY, SKUS, Deployments
 from tunery.errors import InvalidRequest
 from tunery.records import Account, Model
@@ -105,11 +105,11 @@ def usages_of_location(request: Request, call: Control, location: str) -> Respon
 
 
 def _base(base: Base, *, tunes: bool) -> dict[str, Any]:
+    name, version = versioned(base.name)
     return {
         "format": "OpenAI",
-        "name": base.name,
-        "version": TUNED_VERSION,
-        "isDefaultVersion": True,
+        "name": name,
+        "version": version,
         "skus": [{"name": sku, "usageName": f"OpenAI.{sku}.{base.name}", "capacity": CAPACITY} for sku in SKUS],
         "maxCapacity": LARGEST_CAPACITY,
         "capabilities": _capabilities(base, tunes=tunes),
@@ -119,7 +119,7 @@ def _base(base: Base, *, tunes: bool) -> dict[str, Any]:
 
 
 def _tuned(model: Model, account: Account, catalog: Catalog) -> dict[str, Any]:
-    base = catalog.base(model.base)
+    base, (parent, version) = catalog.base(model.base), versioned(model.base)
     shown = {} if base is None else _base(base, tunes=True)
     return {
         **shown,
@@ -127,7 +127,7 @@ def _tuned(model: Model, account: Account, catalog: Catalog) -> dict[str, Any]:
         "name": model.name,
         "version": TUNED_VERSION,
         "source": account.arm_id,
-        "baseModel": {"format": "OpenAI", "name": model.base, "version": TUNED_VERSION},
+        "baseModel": {"format": "OpenAI", "name": parent, "version": version},
         "capabilities": {} if base is None else _capabilities(base, tunes=True),
     }
 
@@ -146,16 +146,16 @@ def _capabilities(base: Base, *, tunes: bool) -> dict[str, str]:
 def _capacities(request: Request, subscription: str, location: str) -> list[dict[str, Any]]:
     """Of one model in one region, by sku."""
     query = request.query_params
-    name = query.get("modelName")
+    name, version = query.get("modelName"), query.get("modelVersion", "1")
     if name is None:
         raise InvalidRequest("modelName is missing: of which model?", param="modelName")
-    if _catalog(request).base(name) is None:
+    if all(_catalog(request).base(known) is None for known in (name, f"{name}-{version}")):
         return []
-    model = {"format": query.get("modelFormat", "OpenAI"), "name": name, "version": query.get("modelVersion", "1")}
+    model = {"format": query.get("modelFormat", "OpenAI"), "name": name, "version": version}
     where = f"/subscriptions/{subscription}/providers/{PROVIDER}/locations/{location}/modelCapacities"
     return [
         {
-            "id": f"{where}/{model['format']}.{name}.{model['version']}.{sku}",
+            "id": f"{where}/{model['format']}.{name}.{version}.{sku}",
             "name": sku,
             "type": f"{PROVIDER}/locations/modelCapacities",
             "location": location,
