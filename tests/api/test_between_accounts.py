@@ -1,5 +1,6 @@
 """A model of one account in another: deployed by `source`, or copied as a checkpoint. And deployments that pause."""
 
+import time
 from typing import Any
 
 import openai
@@ -36,10 +37,12 @@ def answers(service: LiveService, account: dict[str, Any], deployment: str) -> s
 
 
 def settled_in(service: LiveService, account: dict[str, Any], name: str) -> str:
-    while True:
+    for _ in range(100):
         shown = service.management("GET", f"{account['id']}/deployments/{name}").json()["properties"]
         if shown["provisioningState"] != "Creating":
             return str(shown["provisioningState"])
+        time.sleep(0.05)
+    raise AssertionError(shown)
 
 
 def in_second_subscription(service: LiveService, name: str) -> dict[str, Any]:

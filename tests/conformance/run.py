@@ -11,8 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests import identities
+from tests.api.test_jobs import tune
 from tests.live import ROOMY, LiveService, live_service
 from tests.test_files import jsonl
+from tunery import serve
 
 HERE = Path(__file__).parent
 VENVS = HERE.parent.parent / ".venv-clients"
@@ -24,6 +27,15 @@ CLIENTS = {
     "openai-2.54": ("client_1.py", ["openai==2.54.0"]),
     "openai-3.54": ("client_1.py", ["openai==3.54.0"]),
 }
+
+CONTROL_CLIENTS = {
+    "azure-mgmt-14.1": (
+        "client_mgmt.py",
+        ["azure-mgmt-cognitiveservices==14.1.0", "azure-identity==1.27.0", "openai==3.54.0", "requests"],
+    ),
+    "azure-cli-2.91": ("client_az.py", ["azure-cli==2.91.0"]),
+}
+"""Clients of the control plane: they sign in as `tunery env --az` says."""
 
 NODE = "node-openai-6.49"
 NODE_PACKAGES = ["openai@6.49.0"]
@@ -51,6 +63,9 @@ def main() -> int:
             failures += run(AZURITE, command, environ | azurite)
         else:
             print("Node's client and Azurite are skipped: npm isn't installed")
+        signed_in = environ | control_environment(service, Path(home))
+        for name, (script, requirements) in CONTROL_CLIENTS.items():
+            failures += run(name, [str(python_with(name, requirements)), str(HERE / script)], signed_in)
         if shutil.which("curl"):
             failures += run("curl", ["sh", str(HERE / "guide_curl.sh")], environ)
     print(f"{failures} failed" if failures else "all checks passed")
@@ -68,6 +83,28 @@ def environment(service: LiveService, training: Path) -> dict[str, str]:
         "ARM_TOKEN": service.token,
         "CA": str(service.ca),
         "NODE_EXTRA_CA_CERTS": str(service.ca),
+    }
+
+
+def control_environment(service: LiveService, home: Path) -> dict[str, str]:
+    """What `tunery env --az` prints, a user who may do everything, and two tuned models."""
+    serve.write_address(service.rooms.settings, service.ca)
+    command = [sys.executable, "-m", "tunery", "env", "--az", "--home", str(home)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    exports = dict(line.removeprefix("export ").split("=", 1) for line in printed if line.startswith("export "))
+    lines = [line for line in printed if line.startswith("#   az ")]
+    user = identities.make(service, "Owner", user=True)
+    models = [tune(service).fine_tuned_model for _ in range(2)]
+    return {
+        **{name: value.strip("'") for name, value in exports.items()},
+        "AZ_LINES": "\n".join(lines),
+        "AZURE_CONFIG_DIR": str(home / "azure"),
+        "AZURE_CORE_COLLECT_TELEMETRY": "0",
+        "HOME": str(home),
+        "TEST_USER": user.name,
+        "TEST_PASSWORD": user.secret,
+        "TUNED_MODEL": models[0],
+        "SECOND_TUNED_MODEL": models[1],
     }
 
 
@@ -95,7 +132,7 @@ def node_with(name: str, packages: list[str]) -> Path:
 
 def run(name: str, command: list[str], environ: dict[str, str]) -> int:
     """Failed checks of one client; its lines are `ok WHAT` or `FAILED WHAT: WHY`."""
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=900, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("ok ", "FAILED "))]
     for line in lines:
         print(f"{name:16} {line}")

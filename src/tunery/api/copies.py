@@ -55,8 +55,8 @@ def _destination(request: Request, call: Call, arm_id: str) -> Account:
     """Raises Forbidden for an account that the caller may not tune in, whether it exists or not."""
     if not roles.may(call.caller, operation_of(request), arm_id):
         raise Forbidden(
-            f"'{call.caller.name}' may not copy checkpoints to '{arm_id}'. A copy needs the right to tune on both sides; "
-            "a key opens one account only, so send a bearer token of somebody who has it."
+            f"'{call.caller.name}' may not copy checkpoints to '{arm_id}'. A copy needs the right to tune on both "
+            "sides; a key opens one account only, so send a bearer token of somebody who has it."
         )
     accounts: Accounts = request.app.state.accounts
     account = accounts.by_arm_id(arm_id)

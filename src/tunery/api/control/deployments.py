@@ -97,12 +97,12 @@ def delete(request: Request, call: Control, deployment: str) -> Response:
 @router.post(ACCOUNT + "/deployments/{deployment}/pause")
 def pause(request: Request, call: Control, deployment: str) -> Response:
     """It stays loaded and goes on counting as a deployment; requests to it are refused."""
-    return JSONResponse(shown(_deployments(request).pause(call.account.id, deployment, paused=True), call.account))
+    return _paused(request, call, deployment, paused=True)
 
 
 @router.post(ACCOUNT + "/deployments/{deployment}/resume")
 def resume(request: Request, call: Control, deployment: str) -> Response:
-    return JSONResponse(shown(_deployments(request).pause(call.account.id, deployment, paused=False), call.account))
+    return _paused(request, call, deployment, paused=False)
 
 
 @router.get(ACCOUNT + "/deployments/{deployment}/skus")
@@ -209,6 +209,11 @@ def _owner(request: Request, call: ArmCall, source: str | None) -> Account | Non
 def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
+
+
+def _paused(request: Request, call: ArmCall, name: str, *, paused: bool) -> Response:
+    stored = _deployments(request).pause(call.account.id, name, paused=paused)
+    return JSONResponse(shown(stored, call.account, _settings(request)))
 
 
 def _deployments(request: Request) -> Deployments:
