@@ -30,9 +30,9 @@ from rich.table import Table
 
 from tunery.messages import BaseModel, TrainingOrder
 from tunery.models.tokenizer import Tokenizer
-from tunery.parent import HARDLY_SPINNING
 from tunery.training import data
 from tunery.training.batches import Example, epoch_batches, micro_batches, tree_of
+from tunery.training.local import COMPUTING
 from tunery.training.plan import MICRO_BATCH_TOKENS, Counted, flops, sizes_of
 
 CONTENDERS = Path(__file__).parent / "contenders"
@@ -160,7 +160,7 @@ def _running(name: str, work: Path, peers: Path) -> Iterator[Contender]:
     peer = name.removesuffix("-tuned")
     python = sys.executable if name == "tunery" else str(_environment(peer, peers))
     # all alike, or threads that wait for the next product would take the cores from whoever's turn it is
-    command = [*HARDLY_SPINNING, python, str(CONTENDERS / f"{peer}_steps.py"), str(work), name]
+    command = [*COMPUTING, python, str(CONTENDERS / f"{peer}_steps.py"), str(work), name]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield Contender(name, process)

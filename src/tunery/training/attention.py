@@ -116,7 +116,8 @@ class _TreeAttention(Function):
             kept.append(shares if batch.columns <= KEPT_COLUMNS else None)
         if any(ctx.needs_input_grad):
             ctx.batches = batches
-            ctx.save_for_backward(q, k, v, *kept)
+            # v is a view: kept as it is, it would keep the queries and keys without positions beside it
+            ctx.save_for_backward(q, k, v.contiguous(), *kept)
         return mixed
 
     @staticmethod

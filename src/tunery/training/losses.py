@@ -18,8 +18,11 @@ from tunery.training.batches import Tree
 
 Floats = npt.NDArray[np.float64]
 
-HEAD_ROWS = 256
-"""Rows whose logits are in memory at once: 256 x 49,152 float32 are 50 MB."""
+_Scores = tuple[float, Tensor, Tensor]
+"""Summed loss, which edges are right, loss of each edge."""
+
+HEAD_ROWS = 128
+"""Rows whose logits are in memory at once: 128 x 49,152 float32 are 25 MB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +56,7 @@ def evaluate(decoder: Model, tree: Tree, lora: LowRank | None) -> Outcome:
     with torch.inference_mode():
         hidden = _loss_rows(decoder, tree, lora)
         parts = _parts(tree, decoder.device)
-        return _outcome([_score(decoder.logits(hidden[part.rows]), part) for part in parts])
+        return _outcome([_score(decoder.logits(hidden[part.rows]), part)[0] for part in parts])
 
 
 def evaluate_and_backpropagate(
@@ -67,10 +70,8 @@ def evaluate_and_backpropagate(
     gradient = torch.empty_like(hidden)
     found = []
     for part in _parts(tree, decoder.device):
-        rows = hidden[part.rows].detach().requires_grad_()
-        logits = decoder.logits(rows)
-        found.append(_score(logits.detach(), part))
-        (gradient[part.rows],) = torch.autograd.grad(logits, rows, _gradient(logits.detach(), part, loss_tokens))
+        scores, gradient[part.rows] = _score_and_differentiate(decoder, hidden[part.rows], part, loss_tokens)
+        found.append(scores)
     torch.autograd.backward(hidden, gradient)
     return _outcome(found)
 
@@ -89,10 +90,8 @@ def evaluate_and_backpropagate_examples(
     gradient = torch.empty_like(edge_hidden)
     found = []
     for part in _edge_parts(tree, decoder.device):
-        rows = edge_hidden[part.rows].requires_grad_()
-        logits = decoder.logits(rows)
-        found.append(_score(logits.detach(), part))
-        (gradient[part.rows],) = torch.autograd.grad(logits, rows, _gradient(logits.detach(), part, 1))
+        scores, gradient[part.rows] = _score_and_differentiate(decoder, edge_hidden[part.rows], part, 1)
+        found.append(scores)
     outcome = _outcome(found)
     weights = torch.from_numpy(_edge_weights(tree, -slopes(outcome.log_probabilities(tree))))
     gradient *= weights.to(gradient)[:, None]
@@ -137,27 +136,39 @@ def _edge_weights(tree: Tree, weights: Floats) -> Floats:
     return summed
 
 
-def _score(logits: Tensor, part: _Part) -> tuple[float, Tensor, Tensor]:
-    """(summed loss, which edges are right, loss of each edge) of logits [rows, vocab]."""
-    logits = _at_least_float32(logits)
-    losses = (logits.logsumexp(-1)[part.edge_rows] - logits[part.edge_rows, part.targets]).double()
-    right = logits.argmax(-1)[part.edge_rows] == part.targets
-    return float((losses * part.counts).sum()), right, losses
+def _score_and_differentiate(decoder: Model, hidden: Tensor, part: _Part, loss_tokens: int) -> tuple[_Scores, Tensor]:
+    """A part's scores, and the gradient of its summed loss / loss_tokens by its hidden states [rows, hidden_size]."""
+    rows = hidden.detach().requires_grad_()
+    logits = decoder.logits(rows)
+    scores, probabilities = _score(logits.detach(), part)
+    (by_rows,) = torch.autograd.grad(logits, rows, _gradient(probabilities, part, loss_tokens).to(logits.dtype))
+    return scores, by_rows
 
 
-def _gradient(logits: Tensor, part: _Part, loss_tokens: int) -> Tensor:
-    """Of summed loss / loss_tokens by the logits: softmax once for each time a row is scored, less the targets."""
-    counts = part.counts.to(logits.dtype) / loss_tokens
-    times = torch.zeros(len(logits), dtype=logits.dtype, device=logits.device).index_add_(0, part.edge_rows, counts)
-    gradient = torch.softmax(_at_least_float32(logits), dim=-1).mul_(times[:, None])
+def _score(logits: Tensor, part: _Part) -> tuple[_Scores, Tensor]:
+    """What logits [rows, vocab] say of a part's edges, and the probabilities that they stand for.
+
+    One pass after another over the same memory, float32 at least: the logits themselves are gone.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    most, likeliest = wide.max(-1, keepdim=True)
+    wanted = wide[part.edge_rows, part.targets]
+    probabilities = wide.sub_(most).exp_()
+    sums = probabilities.sum(-1, keepdim=True)
+    losses = ((most + sums.log()).squeeze(-1)[part.edge_rows] - wanted).double()
+    right = likeliest.squeeze(-1)[part.edge_rows] == part.targets
+    return (float((losses * part.counts).sum()), right, losses), probabilities.div_(sums)
+
+
+def _gradient(probabilities: Tensor, part: _Part, loss_tokens: int) -> Tensor:
+    """Of summed loss / loss_tokens by the logits, in place: each row once for each time it is scored, less targets."""
+    counts = part.counts.to(probabilities.dtype) / loss_tokens
+    times = torch.zeros_like(probabilities[:, 0]).index_add_(0, part.edge_rows, counts)
+    gradient = probabilities.mul_(times[:, None])
     gradient[part.edge_rows, part.targets] -= counts  # edges are distinct, so no two meet
-    return gradient.to(logits.dtype)
+    return gradient
 
 
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _outcome(found: list[tuple[float, Tensor, Tensor]]) -> Outcome:
+def _outcome(found: list[_Scores]) -> Outcome:
     loss_sums, right, losses = zip(*found, strict=True)
     return Outcome(sum(loss_sums), torch.cat(right).cpu().numpy(), torch.cat(losses).cpu().numpy())
