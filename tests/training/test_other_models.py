@@ -21,6 +21,7 @@ from tunery.training import attention
 from tunery.training.batches import Example, tree_of
 from tunery.training.losses import evaluate_and_backpropagate
 from tunery.training.memory import Sizes
+from tunery.training.objectives import Preferences, Reference
 
 ANSWERS = 42
 """Tokens before the trained ones; 40 are common to all examples."""
@@ -50,19 +51,34 @@ def batch() -> list[Example]:
     return [Example(i, each, np.arange(len(each)) >= ANSWERS) for i, each in enumerate(ids)]
 
 
-def padded_with_peft(base: Path, adapter: Path) -> tuple[float, dict[str, Tensor]]:
+def peft_of(base: Path, adapter: Path) -> PeftModel:
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter, is_trainable=True).eval()
+
+
+def padded() -> dict[str, Tensor]:
     examples = batch()
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter, is_trainable=True).eval()
     width = max(len(example.ids) for example in examples)
     ids, labels = torch.zeros(6, width, dtype=torch.int64), torch.full((6, width), -100)
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = torch.from_numpy(example.ids)
         labels[row, ANSWERS : len(example.ids)] = torch.from_numpy(example.ids[ANSWERS:])
     mask = torch.arange(width) < torch.tensor([[len(example.ids)] for example in examples])
-    loss = model(input_ids=ids, attention_mask=mask.long(), labels=labels).loss
+    return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
+
+
+def backpropagated(model: PeftModel, loss: Tensor) -> tuple[float, dict[str, Tensor]]:
     loss.backward()
     found = {n.replace(".default", ""): p.grad for n, p in model.named_parameters() if p.requires_grad}
     return loss.item(), found
+
+
+def log_probabilities(model: PeftModel) -> Tensor:
+    """[examples]: of each one's trained tokens"""
+    given = padded()
+    logits = model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).logits[:, :-1]
+    targets = given["labels"][:, 1:]
+    each = logits.log_softmax(-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
+    return (each * (targets >= 0)).sum(1)
 
 
 @pytest.mark.parametrize("recomputed", [False, True])
@@ -73,7 +89,8 @@ def test_loss_and_gradients_of_the_tree_are_those_of_transformers_and_peft(
     monkeypatch.setattr(attention, "STRETCH", 30)
     adapter = adapter_of(bases[architecture])
     adapter.save(tmp_path, architecture)
-    theirs = padded_with_peft(bases[architecture], tmp_path)
+    peft = peft_of(bases[architecture], tmp_path)
+    theirs = backpropagated(peft, peft(**padded()).loss)
     for parameter in adapter.parameters():
         parameter.requires_grad_()
     tree = tree_of(batch())
@@ -84,6 +101,25 @@ def test_loss_and_gradients_of_the_tree_are_those_of_transformers_and_peft(
     )
     assert theirs[1].keys() == adapter.tensors().keys()
     assert_same((outcome.loss_sum / total, gradients(adapter)), theirs, 1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gemma3_text"])
+def test_preferences_over_the_tree_are_those_of_transformers_and_peft(
+    bases: dict[str, Path], tmp_path: Path, architecture: str
+) -> None:
+    """Neighbours are chosen and rejected; the reference is the base without the adapter."""
+    adapter, base = adapter_of(bases[architecture]), load(bases[architecture])
+    adapter.save(tmp_path, architecture)
+    peft = peft_of(bases[architecture], tmp_path)
+    with torch.no_grad(), peft.disable_adapter():
+        start = log_probabilities(peft)
+    rewards = 0.1 * (log_probabilities(peft) - start)
+    theirs = backpropagated(peft, -torch.nn.functional.logsigmoid(rewards[::2] - rewards[1::2]).mean())
+    for parameter in adapter.parameters():
+        parameter.requires_grad_()
+    examples = batch()
+    objective = Preferences(base, adapter, Reference(base, None, [examples], 1024), 1024, beta=0.1)
+    assert_same((objective.train(examples).loss, gradients(adapter)), theirs, 2e-5)
 
 
 @pytest.mark.parametrize("architecture", OTHERS)
