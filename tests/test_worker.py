@@ -5,12 +5,13 @@ import dataclasses
 import errno
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from tests.fake_training import Died, FakeClock, FakeTrainer
 from tests.models.tiny import write_base
@@ -476,3 +477,30 @@ def test_a_paused_job_s_work_folder_stays_until_it_is_cancelled(shop: Shop, monk
     shop.jobs.cancel(1, job.id)
     shop.worker().sweep()
     assert not folder.exists()
+
+
+TABLES = ("files", "jobs", "imports")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        threading.Event().wait(0.05)
+
+
+def test_a_database_that_fails_for_a_while_ends_no_thread_of_the_worker(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker, database = shop.worker(), shop.store.database
+    with database.begin() as connection:
+        for table in TABLES:
+            connection.execute(sa.text(f"ALTER TABLE {table} RENAME TO {table}_away"))
+    running = threading.Thread(target=worker.run, name="runner")
+    running.start()
+    until(lambda: {"runner", "checker", "importer"} <= {record.threadName for record in caplog.records})
+    with database.begin() as connection:
+        for table in TABLES:
+            connection.execute(sa.text(f"ALTER TABLE {table}_away RENAME TO {table}"))
+    job = shop.job()
+    until(lambda: shop.jobs.get(1, job.id).status == JobStatus.SUCCEEDED)
+    worker.stop()
+    running.join()

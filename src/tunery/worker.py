@@ -6,6 +6,7 @@ import secrets
 import shutil
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,14 +43,12 @@ class Worker:
         """Work until `stop`."""
         self.sweep()
         beside = [
-            threading.Thread(target=self._check_files, name="checker"),
+            threading.Thread(target=self._rounds, args=(self.check_once,), name="checker"),
             threading.Thread(target=self._fetch_files, name="importer"),
         ]
         for thread in beside:
             thread.start()
-        while not self._stopping.is_set():
-            if not self.work_once():
-                self._stopping.wait(IDLE_SECONDS)
+        self._rounds(self.work_once)
         for thread in beside:
             thread.join()
 
@@ -103,9 +102,15 @@ class Worker:
         self._files.settle_check(claim, outcome)
         return True
 
-    def _check_files(self) -> None:
+    def _rounds(self, work: Callable[[], bool]) -> None:
+        """One after another, with a rest where there was nothing to do or the database was busy for too long."""
         while not self._stopping.is_set():
-            if not self.check_once():
+            try:
+                found = work()
+            except sa.exc.DBAPIError:
+                logger.exception("a round is lost; the next may find the database well again")
+                found = False
+            if not found:
                 self._stopping.wait(IDLE_SECONDS)
 
     def import_once(self) -> bool:
@@ -119,15 +124,20 @@ class Worker:
     def _fetch_files(self) -> None:
         free = threading.Semaphore(self._settings.import_slots)
         with ThreadPoolExecutor(self._settings.import_slots, thread_name_prefix="import") as slots:
-            while not self._stopping.is_set():
-                if not free.acquire(timeout=IDLE_SECONDS):
-                    continue
-                claim = self._imports.claim()
-                if claim is None:
-                    free.release()
-                    self._stopping.wait(IDLE_SECONDS)
-                else:
-                    slots.submit(self._fetch, claim).add_done_callback(lambda _done: free.release())
+            self._rounds(lambda: self._begin_import(free, slots))
+
+    def _begin_import(self, free: threading.Semaphore, slots: ThreadPoolExecutor) -> bool:
+        if not free.acquire(timeout=IDLE_SECONDS):
+            return False
+        claim = None
+        try:
+            claim = self._imports.claim()
+        finally:
+            if claim is None:
+                free.release()
+        if claim is not None:
+            slots.submit(self._fetch, claim).add_done_callback(lambda _done: free.release())
+        return claim is not None
 
     def _fetch(self, claim: Claim) -> None:
         try:
