@@ -30,6 +30,7 @@ from rich.table import Table
 
 from tunery.messages import BaseModel, TrainingOrder
 from tunery.models.tokenizer import Tokenizer
+from tunery.parent import HARDLY_SPINNING
 from tunery.training import data
 from tunery.training.batches import Example, epoch_batches, micro_batches, tree_of
 from tunery.training.local import COMPUTING
@@ -159,8 +160,9 @@ def _plain(example: Example) -> dict[str, list[int]]:
 def _running(name: str, work: Path, peers: Path) -> Iterator[Contender]:
     peer = name.removesuffix("-tuned")
     python = sys.executable if name == "tunery" else str(_environment(peer, peers))
-    # all alike, or threads that wait for the next product would take the cores from whoever's turn it is
-    command = [*COMPUTING, python, str(CONTENDERS / f"{peer}_steps.py"), str(work), name]
+    # As each is run by its makers, but no one's threads spin on while another has its turn.
+    settings = COMPUTING if name == "tunery" else HARDLY_SPINNING
+    command = [*settings, python, str(CONTENDERS / f"{peer}_steps.py"), str(work), name]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield Contender(name, process)
