@@ -23,12 +23,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.load(folder)
 
 
-def speak(tokenizer: Tokenizer, tokens: list[int], *, max_tokens: int = 1000, **request: object) -> list[Piece]:
+def speak(
+    tokenizer: Tokenizer, tokens: list[int], *, max_tokens: int = 1000, before: int | None = None, **request: object
+) -> list[Piece]:
     """What a choice says when the model samples these tokens, one after another."""
     generate = ask("x", **request)
     grammar = Grammars(tokenizer).prepare(generate).result()
     guide = grammar.guide() if grammar else None
-    choice = Choice(generate, tokenizer, number=0, max_tokens=max_tokens, guide=guide)
+    choice = Choice(generate, tokenizer, number=0, max_tokens=max_tokens, before=before, guide=guide)
     pieces = []
     for token in tokens:
         pieces.append(choice.accept(token, Scored(-1.0, [])))

@@ -16,7 +16,7 @@ from typing import Any
 import tokenizers
 
 from tunery.errors import InvalidRequest
-from tunery.models import conversation
+from tunery.models import conversation, vocabulary
 from tunery.models.folders import require
 from tunery.models.templates import ChatTemplate
 
@@ -32,7 +32,7 @@ class Segment:
 
 
 class Tokenizer:
-    """A byte-level BPE tokenizer with its chat template."""
+    """A BPE tokenizer (vocabulary.py) with its chat template."""
 
     def __init__(self, raw: tokenizers.Tokenizer, template: ChatTemplate | None, eos_ids: Sequence[int]) -> None:
         """`eos_ids`: as declared by the model. `template`: None for a model that has no chat format."""
@@ -40,11 +40,14 @@ class Tokenizer:
         self._raw.encode_special_tokens = True  # text alone never becomes a control token
         self._template = template
         self._special_ids = {t.content: i for i, t in raw.get_added_tokens_decoder().items() if t.special}
+        self._control = frozenset(self._special_ids.values())
         self._special = re.compile("|".join(map(re.escape, sorted(self._special_ids, key=len, reverse=True))) or "(?!)")
         self.text_end_id = next((self._special_ids[t] for t in _TEXT_ENDS if t in self._special_ids), eos_ids[0])
         """Ends a text, and so begins the next: what an empty prompt means."""
         self.eos_ids = frozenset([*eos_ids, self.text_end_id])
-        self._bytes = _bytes_of_tokens(raw)
+        self._vocabulary = vocabulary.read(raw)
+        self._vocabulary.within.encode_special_tokens = True
+        self._bytes = self._vocabulary.bytes_of
 
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":
@@ -58,7 +61,11 @@ class Tokenizer:
         config = _json(folder / "tokenizer_config.json")
         special = {key: _content(config[key]) for key in ("bos_token", "eos_token", "pad_token") if config.get(key)}
         source = _template_source(folder, config)
-        return cls(raw, ChatTemplate(source, special) if source else None, _eos_ids(folder, raw, special))
+        template = ChatTemplate(source, special) if source else None
+        try:
+            return cls(raw, template, _eos_ids(folder, raw, special))
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{folder.name}: {error.message}") from error
 
     @property
     def vocab_size(self) -> int:
@@ -70,23 +77,30 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """A raw prompt's tokens, with the begin-of-text token if this tokenizer has one. Control tokens stay text."""
-        return self._ids(text, add_special_tokens=True)
+        return _ids(self._raw, text, add_special_tokens=True)
 
-    def encode_continuation(self, text: str) -> list[int]:
-        """Tokens of a text that goes on in the middle of another one. Control tokens stay text."""
-        return self._ids(text, add_special_tokens=False)
+    def encode_continuation(self, text: str, *, spaced: bool = False) -> list[int]:
+        """Tokens of a text behind others, `spaced` where `adds_space` says so. Control tokens stay text."""
+        return _ids(self._raw if spaced else self._vocabulary.within, text, add_special_tokens=False)
+
+    def adds_space(self, before: int | None) -> bool:
+        """Whether a text's first token has a space of its own if `before`, or nothing, comes before it."""
+        if before is None:
+            return self._vocabulary.space_at_start
+        return self._vocabulary.space_after_control and before in self._control
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Bytes that aren't UTF-8 become U+FFFD."""
-        return b"".join(self._bytes[i] for i in ids).decode("utf-8", "replace")
+        """The text that `encode` writes so. Bytes that aren't UTF-8 become U+FFFD."""
+        data = b"".join(self._bytes[i] for i in ids)
+        return (data.removeprefix(b" ") if self.adds_space(None) else data).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
         return self._bytes[token_id]
 
     def chat_prompt(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None) -> list[int]:
         """Tokens up to where the next assistant message begins; messages as the chat API takes them."""
-        chat = _Chat(self, messages, tools)
-        return [i for text, _ in chat.pieces(add_generation_prompt=True) for i in chat.ids(text)]
+        pieces = _Chat(self, messages, tools).encoded(add_generation_prompt=True)
+        return [i for ids, _ in pieces for i in ids]
 
     def chat_segments(
         self,
@@ -102,14 +116,16 @@ class Tokenizer:
             weights = [message.get("weight", 1) for message in messages]
         chat = _Chat(self, messages, tools)
         return [
-            Segment(chat.ids(text), trained=answer is not None and weights[answer] != 0)
-            for text, answer in chat.pieces(add_generation_prompt=False)
+            Segment(ids, trained=answer is not None and weights[answer] != 0)
+            for ids, answer in chat.encoded(add_generation_prompt=False)
         ]
 
     def completion_segments(self, prompt: str, completion: str) -> list[Segment]:
         """The completion and an end-of-text token are trained."""
-        answer = [*self._ids(completion, add_special_tokens=False), self.text_end_id]
-        return [Segment(self.encode(prompt), trained=False), Segment(answer, trained=True)]
+        before = self.encode(prompt)
+        spaced = self.adds_space(before[-1] if before else None)
+        answer = [*self.encode_continuation(completion, spaced=spaced), self.text_end_id]
+        return [Segment(before, trained=False), Segment(answer, trained=True)]
 
     @cached_property
     def writes_tool_calls(self) -> bool:
@@ -135,11 +151,6 @@ class Tokenizer:
     def special_ids(self) -> list[int]:
         """Of the control tokens."""
         return sorted(self._special_ids.values())
-
-    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        text = text.encode("utf-8", "replace").decode()  # lone surrogates have no UTF-8
-        ids: list[int] = self._raw.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
 
 
 class _Chat:
@@ -171,15 +182,21 @@ class _Chat:
                 done = end
         return [*pieces, (text[done:], None)]
 
-    def ids(self, text: str) -> list[int]:
-        """Tokens of a piece: the template's control tokens as such, everything else as plain text."""
-        ids: list[int] = []
-        for part in self._tokenizer.literal(text):
-            ids += self._plain_ids(part) if isinstance(part, str) else [part]
-        return ids
+    def encoded(self, *, add_generation_prompt: bool) -> list[tuple[list[int], int | None]]:
+        """The pieces' tokens: the template's control tokens as such, everything else as plain text."""
+        before: int | None = None
+        encoded = []
+        for text, answer in self.pieces(add_generation_prompt=add_generation_prompt):
+            ids: list[int] = []
+            for part in self._tokenizer.literal(text):
+                ids += self._plain_ids(part, before) if isinstance(part, str) else [part]
+                before = ids[-1] if ids else before
+            encoded.append((ids, answer))
+        return encoded
 
-    def _plain_ids(self, text: str) -> list[int]:
-        return self._tokenizer.encode_continuation(text.replace(self._mark, ""))
+    def _plain_ids(self, text: str, before: int | None) -> list[int]:
+        spaced = self._tokenizer.adds_space(before)
+        return self._tokenizer.encode_continuation(text.replace(self._mark, ""), spaced=spaced)
 
     def _render(self, count: int, add_generation_prompt: bool) -> str:
         return self._template.render(self._messages[:count], self._tools, add_generation_prompt=add_generation_prompt)
@@ -200,6 +217,12 @@ class _Chat:
         return value
 
 
+def _ids(raw: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool) -> list[int]:
+    text = text.encode("utf-8", "replace").decode()  # lone surrogates have no UTF-8
+    ids: list[int] = raw.encode(text, add_special_tokens=add_special_tokens).ids
+    return ids
+
+
 def _unused_character(text: str) -> str:
     """One of Unicode's private use, so that it means nothing to a template."""
     character = next((chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text), None)
@@ -208,27 +231,11 @@ def _unused_character(text: str) -> str:
     return character
 
 
-def _bytes_of_tokens(raw: tokenizers.Tokenizer) -> list[bytes]:
-    """Bytes of every token id; the vocabulary writes each byte as one printable character (GPT-2's table)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    byte_of = {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-    vocabulary = raw.get_vocab(with_added_tokens=True)
-    added = {token.content for token in raw.get_added_tokens_decoder().values()}
-    table = [b""] * (max(vocabulary.values()) + 1)
-    for token, i in vocabulary.items():
-        plain = token in added or not byte_of.keys() >= set(token)
-        table[i] = token.encode() if plain else bytes(byte_of[character] for character in token)
-    return table
-
-
 def _raw(folder: Path) -> tokenizers.Tokenizer:
     path = folder / "tokenizer.json"
     if not path.exists():
         raise InvalidRequest(f"{folder.name}: no tokenizer.json.")
     raw = tokenizers.Tokenizer.from_file(str(path))
-    if not isinstance(raw.decoder, tokenizers.decoders.ByteLevel):
-        raise InvalidRequest(f"{folder.name}: only byte-level BPE tokenizers are supported.")
     raw.no_truncation()
     raw.no_padding()
     return raw
@@ -239,9 +246,7 @@ def _eos_ids(folder: Path, raw: tokenizers.Tokenizer, special: dict[str, str]) -
     if declared is None:
         declared = raw.token_to_id(special.get("eos_token", ""))
     if declared is None:
-        raise InvalidRequest(
-            f"{folder.name}: neither generation_config.json nor tokenizer_config.json names an end token."
-        )
+        raise InvalidRequest("neither generation_config.json nor tokenizer_config.json names an end token.")
     return declared if isinstance(declared, list) else [declared]
 
 

@@ -28,8 +28,16 @@ class Choice:
     """
 
     def __init__(
-        self, request: Generate, tokenizer: Tokenizer, *, number: int, max_tokens: int, guide: Guide | None = None
+        self,
+        request: Generate,
+        tokenizer: Tokenizer,
+        *,
+        number: int,
+        max_tokens: int,
+        before: int | None = None,
+        guide: Guide | None = None,
     ) -> None:
+        """`before`: the prompt's last token."""
         self.chooser = Chooser(
             temperature=request.temperature,
             top_p=request.top_p,
@@ -45,6 +53,7 @@ class Choice:
         self.number = number
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
+        self._skips_space = tokenizer.adds_space(before)
         self._text = TextStream(request.stop)
         self._guide = guide
         self._calls = CallReader() if guide and request.tools else None
@@ -73,12 +82,20 @@ class Choice:
             self._unsent.append((self._text.decoded, token_logprob(self._tokenizer, token, scored)))
         if self._guide:
             self._guide.accept(token)
-        text, calls = self._read(self._tokenizer.token_bytes(token))
+        text, calls = self._read(self._bytes(token))
         if self._text.stopped or (self._guide and self._guide.finished):
             return self._finish("stop", text, calls)
         if self.num_tokens >= self._max_tokens:
             return self._finish("length", text, calls)
         return self._piece(text, calls) if text or calls else None
+
+    def _bytes(self, token: int) -> bytes:
+        """Without the space that the tokenizer puts before a text of its own accord."""
+        data = self._tokenizer.token_bytes(token)
+        if self._skips_space:
+            data = data.removeprefix(b" ")
+            self._skips_space = False
+        return data
 
     def _read(self, data: bytes) -> tuple[str, list[ToolCall]]:
         if self._calls is None:

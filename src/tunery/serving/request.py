@@ -75,6 +75,7 @@ class Request:
                     tokenizer,
                     number=number * self.best_of + sample,
                     max_tokens=max_tokens,
+                    before=tokens[-1],
                     guide=grammar.guide() if grammar else None,
                 )
                 for sample in range(self.best_of)
