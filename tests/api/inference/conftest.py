@@ -1,7 +1,10 @@
 """The inference API alone on a real server, with a scripted engine behind it."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +16,8 @@ from tunery.access import Access
 from tunery.accounts import Accounts
 from tunery.api import inference
 from tunery.api.wire import Tolerance
-from tunery.errors import EngineUnavailable
+from tunery.deployments import Serving
+from tunery.errors import EngineUnavailable, TuneryError
 from tunery.messages import Generate
 from tunery.metering import Meter
 from tunery.settings import Settings
@@ -60,35 +64,40 @@ class Service:
         return generator.requests[-1]
 
 
-@pytest.fixture(scope="session")
-def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    home = tmp_path_factory.mktemp("inference")
+@contextlib.contextmanager
+def served(home: Path, deployments: dict[str, Serving | TuneryError], lifespan: Any = None) -> Iterator[Service]:
     settings = Settings(home=home)
     database = Database(f"sqlite:///{home / 'tunery.sqlite'}")
     database.migrate()
     store = Store(database, FolderBlobs(home / "blobs"))
     accounts = Accounts(store, settings)
     account = accounts.first()
-    app = FastAPI(redirect_slashes=False)
+    app = FastAPI(redirect_slashes=False, lifespan=lifespan)
     app.include_router(inference.router)
     api.install(app)
     app.state.settings, app.state.accounts = settings, accounts
     app.state.access = Access(store, settings, accounts)
     app.state.throttle, app.state.meter = Throttle(settings), Meter(store)
-    app.state.deployments = FakeDeployments(
-        account.id,
-        talk=serving("talk", "chat"),
-        write=serving("write", "completion"),
-        both=serving("both"),
-        small=serving("small", context_length=64),
-        loading=EngineUnavailable(),
-        limited=serving("limited", units=1),
-    )
+    app.state.deployments = FakeDeployments(account.id, **deployments)
     with running(Tolerance(app, region="local")) as url:
         service = Service(url, accounts.keys(account)[0], app)
         with service.http:
             yield service
     database.close()
+
+
+@pytest.fixture(scope="session")
+def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    deployments: dict[str, Serving | TuneryError] = {
+        "talk": serving("talk", "chat"),
+        "write": serving("write", "completion"),
+        "both": serving("both"),
+        "small": serving("small", context_length=64),
+        "loading": EngineUnavailable(),
+        "limited": serving("limited", units=1),
+    }
+    with served(tmp_path_factory.mktemp("inference"), deployments) as service:
+        yield service
 
 
 @pytest.fixture
