@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "tunery"
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"rights_cli"},
     {"demo"},
     {"serve"},
     {"app"},
@@ -22,13 +23,14 @@ LAYERS = [
     {"files", "queue"},
     {"authority", "catalog", "access"},
     {"accounts"},
-    {"rates", "copies", "groups", "idempotency", "principals", "quotas", "throttle", "tokens", "uptime"},
+    {"rates", "copies", "groups", "idempotency", "principals", "quotas", "throttle", "tokens", "audit", "issuers"}
+    | {"uptime"},
     {"erasure"},
     {"adapters", "keyfiles", "metering"},
     {"examples", "recipe", "certificates", "roles"},
     {"store"},
     {"records", "messages", "settings"},
-    {"errors", "parent"},
+    {"errors", "parent", "options"},
 ]
 ENGINES = {"training", "serving", "models"}
 ENGINE_MAY_IMPORT = {

@@ -58,6 +58,11 @@ def test_env_az_prints_what_az_needs_and_the_same_again(tmp_path: Path) -> None:
     assert {"REQUESTS_CA_BUNDLE", "TUNERY_ARM_ENDPOINT", "TUNERY_RESOURCE_GROUP", "TUNERY_ACCOUNT"} <= names
     assert {"TUNERY_TENANT_ID", "TUNERY_CLIENT_ID", "TUNERY_CLIENT_SECRET"} <= names
     assert sum(line.startswith("#   az ") for line in stable[0]) == 3
+    rooms = wiring.services(Settings(home=tmp_path, models=tmp_path))
+    assert [change.resource for change in rooms.audit.page(rooms.accounts.first(), before=None, limit=9)[0]] == [
+        "tunery-owner"
+    ]
+    rooms.close()
     assert "CLIENT_SECRET" not in tunery("env", "--home", str(tmp_path)).stdout
 
 

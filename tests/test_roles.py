@@ -10,7 +10,8 @@ from fastapi.routing import APIRoute
 
 from tunery import api, roles
 from tunery.api.control.scope import control_plane, signed_in
-from tunery.api.wire import PREFIX, data_plane
+from tunery.api.rights import PREFIX
+from tunery.api.wire import data_plane
 from tunery.errors import Forbidden, PermissionDenied
 from tunery.records import Account, Assignment
 from tunery.roles import ACTIONS, OPEN, OWNER, ROLES, Caller

@@ -3,8 +3,10 @@
 import hmac
 import uuid
 
+from tunery import issuers
 from tunery.accounts import Accounts
 from tunery.errors import Unauthorized, WrongState
+from tunery.issuers import Trusted
 from tunery.keyfiles import owner_only, service_secret
 from tunery.principals import Principals
 from tunery.records import Assignment, Principal, PrincipalKind
@@ -28,20 +30,31 @@ class Access:
         self.tenant_id = settings.tenant_id or self._derived_id("tenant")
         self.tokens = Tokens(store, settings, owner_only(settings.home / "signing.pem", new_key), self.tenant_id)
         self.principals = Principals(store)
+        self._issuers = {one.issuer: Trusted(one, store.clock) for one in settings.issuers}
 
     def by_key(self, key: str) -> Caller:
         """Raises Unauthorized for anything but a valid key, LocalAuthDisabled where its account takes none."""
         return Caller(name="key", kind="Key", account=self._accounts.by_key(key))
 
     def by_token(self, token: str, *, audience: str) -> Caller:
-        """Raises Unauthorized unless the token is valid, for this audience, and of a principal that is known here."""
+        """Of our own authority or of an outside one.
+
+        Raises Unauthorized unless the token is valid, for this audience, and of a principal that is known here.
+        """
+        issuer = issuers.claimed_issuer(token)
+        if issuer in self._issuers:
+            return self._known(issuers.object_id(self._issuers[issuer].verify(token)), issuer)
         claims = self.tokens.verify(token, audience)
         object_id = str(claims.get("oid"))
         if claims.get("owner") is True:
             return Caller(id=object_id, name=str(claims["sub"]), kind=PrincipalKind.USER, assignments=(EVERYTHING,))
-        found = self.principals.known(object_id, issuer="")
+        return self._known(object_id, issuer="")
+
+    def _known(self, object_id: str, issuer: str) -> Caller:
+        found = self.principals.known(object_id, issuer)
         if found is None:
-            raise Unauthorized(f"The principal with the object id {object_id} isn't known here.")
+            whose = f" of {issuer}" if issuer else ""
+            raise Unauthorized(f"The principal with the object id '{object_id}'{whose} isn't known here.")
         principal, assignments = found
         return Caller(id=principal.id, name=principal.name, kind=principal.kind, assignments=assignments)
 

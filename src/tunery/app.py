@@ -17,7 +17,9 @@ from tunery import api
 from tunery.access import Access
 from tunery.accounts import Accounts
 from tunery.api import control, copies, files, identity, inference, jobs, legacy, models
+from tunery.api.rights import Audited
 from tunery.api.wire import Tolerance
+from tunery.audit import Audit
 from tunery.authority import Authority
 from tunery.catalog import Catalog
 from tunery.copies import Copies
@@ -57,6 +59,7 @@ class Services:
     groups: Groups
     access: Access
     authority: Authority
+    audit: Audit
     catalog: Catalog
     files: Files
     uploads: Uploads
@@ -91,6 +94,7 @@ def services(settings: Settings) -> Services:
         groups=Groups(store, settings),
         access=access,
         authority=Authority(store, settings, access.principals, access.tokens),
+        audit=Audit(store),
         catalog=catalog,
         files=kept,
         uploads=Uploads(store, settings, kept),
@@ -131,6 +135,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
         rooms.deployments,
     )
     state.imports, state.estimates = rooms.imports, rooms.estimates
+    state.audit = rooms.audit
     state.authority = rooms.authority
     state.sign_ins = anyio.CapacityLimiter(1)
     state.generator = engines
@@ -143,7 +148,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
 
 def entrance(application: FastAPI) -> Tolerance:
     """What a port runs: outermost, so that even a failure that nobody caught carries its request id."""
-    return Tolerance(application, region=application.state.settings.location)
+    return Tolerance(Audited(application, application.state.audit), region=application.state.settings.location)
 
 
 @contextlib.asynccontextmanager

@@ -52,7 +52,8 @@ class Authority:
         kind = form.get("grant_type", "")
         if kind not in self._grants:
             known = ", ".join(self._grants)
-            raise SignInRefused(f"grant_type is {kind[:64]!r}; it may be {known}.", code="unsupported_grant_type")
+            # Not repeated: a form that was mixed up may have the secret here.
+            raise SignInRefused(f"This grant_type isn't offered; it may be {known}.", code="unsupported_grant_type")
         return self._grants[kind](form)
 
     def begin_device(self, form: Form) -> DeviceCode:

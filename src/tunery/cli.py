@@ -11,20 +11,25 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tunery import app as wiring
 from tunery import estimates, examples, metering, parent, recipe, serve, settings
+from tunery.access import OWNER_CLIENT
 from tunery.catalog import BUNDLED
 from tunery.errors import InvalidRequest, TuneryError
 from tunery.models import bundled
+from tunery.options import Home
+from tunery.rights_cli import note, principals_app, roles_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A fine-tuning service that speaks Azure OpenAI.")
 models_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
 app.add_typer(models_app, name="models")
+app.add_typer(principals_app, name="principals")
+app.add_typer(roles_app, name="roles")
 
 Supervised = Annotated[bool, typer.Option(help="End when standard input closes.", hidden=True)]
-Home = Annotated[Path | None, typer.Option(help="Folder that holds everything the service keeps.")]
 
 
 def main() -> None:
@@ -32,7 +37,7 @@ def main() -> None:
     try:
         app()
     except TuneryError as error:
-        Console(stderr=True).print(f"[red]error:[/] {error.message}", highlight=False)
+        Console(stderr=True).print(f"[red]error:[/] {escape(error.message)}", highlight=False)
         sys.exit(1)
 
 
@@ -109,7 +114,10 @@ def env(
     if az and not arm:
         raise InvalidRequest("az needs TLS, and this service runs without its TLS port: start it with --tls-port.")
     if az:
+        fresh = rooms.access.principals.find(OWNER_CLIENT) is None
         principal, secret = rooms.access.owner_client()
+        if fresh:
+            note(rooms, "principals/write", principal.name, "/")
         exports |= {"TUNERY_TENANT_ID": rooms.access.tenant_id, "TUNERY_CLIENT_ID": principal.id}
         exports["TUNERY_CLIENT_SECRET"] = secret
     for variable, value in exports.items():

@@ -24,6 +24,7 @@ TuneryError                   500 internalFailure
 ├── TooManyRequests           429 tooManyRequests
 │   └── RateLimited           429 429
 ├── EngineUnavailable         503 DeploymentNotReady
+├── IssuerUnavailable         503 serviceUnavailable
 ├── EstimateFailed            503 internalFailure
 └── StorageFull               507 internalFailure
 
@@ -223,6 +224,13 @@ class EngineUnavailable(TuneryError):
 
     status = 503
     code = "DeploymentNotReady"
+
+
+class IssuerUnavailable(TuneryError):
+    """An outside authority doesn't give its keys, so its tokens can't be checked. Please retry after a moment."""
+
+    status = 503
+    code = "serviceUnavailable"
 
 
 class EstimateFailed(TuneryError):

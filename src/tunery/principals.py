@@ -87,8 +87,7 @@ class Principals:
         """Give it a new secret, made up unless a password is given, and return it: only its hash is kept."""
         if principal.issuer:
             raise InvalidRequest(f"'{principal.name}' signs in with {principal.issuer}, which keeps its secret.")
-        if password is not None and len(password) < SHORTEST_PASSWORD:
-            raise InvalidRequest(f"A password has at least {SHORTEST_PASSWORD} characters.", param="password")
+        check_password(password)
         secret = password or secrets.token_urlsafe(32)
         fresh = {"secret_hash": self._hasher.hash(secret), "failures": 0, "locked_until": 0}
         self._update(principal, fresh)
@@ -175,6 +174,12 @@ class Principals:
             held = many(connection, Assignment, sa.select(assignments).order_by(assignments.c.created_at))
         known = {principal.id: principal for principal in self.all()}
         return [(known[one.principal_id], one) for one in held if one.principal_id in known]
+
+
+def check_password(password: str | None) -> None:
+    """Raises InvalidRequest for one that is too short."""
+    if password is not None and len(password) < SHORTEST_PASSWORD:
+        raise InvalidRequest(f"A password has at least {SHORTEST_PASSWORD} characters.", param="password")
 
 
 def _held(principal: Principal, role: str, scope: str) -> sa.ColumnElement[bool]:

@@ -137,6 +137,28 @@ class Assignment(Record, frozen=True, kw_only=True):
     created_by: str
 
 
+class Change(Record, frozen=True, kw_only=True):
+    """One row of the audit log: who changed what, when, from where. Never a body, a query, a secret or a token."""
+
+    seq: int = 0
+    at: int
+    principal_id: str | None
+    """None: the holder of an account's key."""
+    name: str
+    kind: str
+    operation: str
+    action: str
+    scope: str
+    """ARM id, in lower case, of the account, resource group or subscription that it happened to."""
+    resource: str
+    """The path that was called."""
+    status: int
+    """HTTP status of the answer; 0 for the command line."""
+    address: str
+    """Of the other end of the connection, or the machine for the command line."""
+    request_id: str
+
+
 class DeviceCode(Record, frozen=True, kw_only=True):
     """A sign-in on another screen, under way."""
 

@@ -84,6 +84,7 @@ ACTIONS = {
     f"DELETE {ACCOUNT}": f"{PROVIDER}/accounts/delete",
     f"POST {ACCOUNT}/listKeys": f"{PROVIDER}/accounts/listKeys/action",
     f"POST {ACCOUNT}/regenerateKey": f"{PROVIDER}/accounts/regenerateKey/action",
+    f"GET {ACCOUNT}/auditLogs": f"{PROVIDER}/accounts/auditLogs/read",
     f"GET {ACCOUNT}/models": f"{PROVIDER}/accounts/models/read",
     f"GET {ACCOUNT}/skus": f"{PROVIDER}/accounts/skus/read",
     f"GET {ACCOUNT}/usages": f"{PROVIDER}/accounts/usages/read",

@@ -34,6 +34,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_tuned_deployments: Count = 5
 
 
+class Issuer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An outside authority whose tokens are taken: [[issuers]] in tunery.toml."""
+
+    issuer: str
+    """As its tokens and its discovery document spell it."""
+    audience: str
+    """Whom its tokens have to be made out to."""
+
+
 class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sizes in bytes, times in seconds."""
 
@@ -109,6 +118,8 @@ class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Life of a token that the built-in authority gives out."""
     refresh_token_seconds: int = 7 * 24 * 3600
     """For how long a person comes back without the password."""
+    issuers: list[Issuer] = []
+    """Authorities beside the built-in one; their principals are made with `tunery principals add --issuer`."""
 
     def limits(self, account: str) -> Limits:
         """Of an account, by its name in any case."""

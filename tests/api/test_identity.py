@@ -2,6 +2,7 @@
 
 import re
 
+import openai
 import pytest
 import requests
 from joserfc import jwt
@@ -138,7 +139,16 @@ def test_a_bad_request_for_a_token_has_oauth_s_error(
     assert known.secret not in answer.text
 
 
-@pytest.mark.parametrize("body", [b"\xff\xfe", b"%ff=%fe", b"&".join(b"a%d=1" % n for n in range(60)), b"a" * 70_000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xff\xfe",
+        b"%ff=%fe",
+        b"grant_type=password&username=%00",
+        b"&".join(b"a%d=1" % n for n in range(60)),
+        b"a" * 70_000,
+    ],
+)
 def test_a_body_that_is_no_form_is_refused_in_oauth_s_shape(service: LiveService, body: bytes) -> None:
     url = f"{service.rooms.settings.tls_endpoint}/adfs/oauth2/token"
     answer = requests.post(url, data=body, verify=str(service.ca), timeout=10)
@@ -174,3 +184,13 @@ def test_subscriptions_are_those_where_the_caller_holds_a_role(service: LiveServ
         answer = requests.get(url, verify=str(service.ca), timeout=10, **bearer(token(service, known)))
         seen.append([found["subscriptionId"] for found in answer.json()["value"]])
     assert seen == [[service.account.subscription_id], []]
+
+
+def test_openai_s_azure_ad_token_provider_signs_in_on_the_data_plane(service: LiveService) -> None:
+    known = make(service, "Cognitive Services OpenAI User")
+    client = service.azure(api_key=None, azure_ad_token_provider=lambda: token(service, known, DATA_SCOPE))
+    assert isinstance(list(client.files.list()), list)
+    with pytest.raises(openai.AuthenticationError) as refused:
+        client.files.create(file=("t.jsonl", b"{}"), purpose="fine-tune")
+    assert refused.value.code == "PermissionDenied"
+    assert known.name in refused.value.message and "/files/write" in refused.value.message

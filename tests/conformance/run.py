@@ -33,6 +33,7 @@ CONTROL_CLIENTS = {
         "client_mgmt.py",
         ["azure-mgmt-cognitiveservices==14.1.0", "azure-identity==1.27.0", "openai==3.54.0", "requests"],
     ),
+    "azure-identity": ("client_identity.py", ["azure-identity==1.27.0", "openai==3.54.0", "requests==2.34.2"]),
     "azure-cli-2.91": ("client_az.py", ["azure-cli==2.91.0"]),
 }
 """Clients of the control plane: they sign in as `tunery env --az` says."""

@@ -8,7 +8,8 @@ from fastapi.responses import Response
 
 from tunery import roles
 from tunery.accounts import Accounts
-from tunery.api.wire import Call, DataPlane, JsonBody, decode, operation_of, reply
+from tunery.api.rights import operation_of
+from tunery.api.wire import Call, DataPlane, JsonBody, decode, reply
 from tunery.copies import Copies
 from tunery.errors import Forbidden, InvalidRequest
 from tunery.records import Account, Checkpoint

@@ -112,9 +112,12 @@ async def form_body(request: Request) -> Form:
     """An application/x-www-form-urlencoded body. Raises SignInRefused for anything that isn't one."""
     body = await read_body(request, LONGEST_FORM)
     try:
-        return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=50, errors="strict"))
+        form = dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=50, errors="strict"))
     except ValueError as error:
         raise SignInRefused("The body isn't a form.", code="invalid_request") from error
+    if any("\0" in value for value in form.values()):
+        raise SignInRefused("The form has a NUL character in it.", code="invalid_request")
+    return form
 
 
 FormBody = Annotated[Form, Depends(form_body)]

@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse, Response
 from tunery import roles
 from tunery.access import Access
 from tunery.accounts import Accounts
+from tunery.api.rights import authorise
 from tunery.errors import (
     Allowance,
     InvalidRequest,
@@ -81,7 +82,7 @@ def data_plane(request: Request) -> Call:
     check_version(family, request.query_params.get("api-version"))
     caller = _caller(request.app.state.access, request)
     account = _account(request, caller)
-    roles.require(caller, operation_of(request), account)
+    authorise(request, caller, account)
     return Call(family, caller, account)
 
 
@@ -100,14 +101,6 @@ def _account(request: Request, caller: Caller) -> Account:
 
 
 DataPlane = Annotated[Call, Depends(data_plane)]
-
-
-PREFIX = re.compile(r"^/openai(/v1)?(?=/)")
-
-
-def operation_of(request: Request) -> str:
-    """The route as the table of roles names it."""
-    return f"{request.method} {PREFIX.sub('', request.scope['route'].path_format)}"
 
 
 def check_version(family: Family, version: str | None) -> None:
@@ -178,11 +171,11 @@ def decode(body: bytes, kind: type[StructT]) -> StructT:
         raise InvalidRequest(f"The request body isn't valid JSON: {error}.") from error
 
 
-def page_size(limit: str | None, *, default: int, most: int) -> int:
+def page_size(limit: str | None, *, default: int, most: int, name: str = "limit") -> int:
     if limit is None:
         return default
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= most:
-        raise InvalidRequest(f"limit is {limit!r}; it may be 1 to {most}.", param="limit")
+    if not limit.isascii() or not limit.isdigit() or len(limit) > 9 or not 1 <= int(limit) <= most:
+        raise InvalidRequest(f"{name} is {limit[:32]!r}; it may be 1 to {most}.", param=name)
     return int(limit)
 
 
@@ -296,9 +289,10 @@ class Tolerance:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope = mended(scope)
+        scope = {**mended(scope), "state": dict(scope.get("state", {}))}
         stamp = [(b"x-ms-region", self._region), (b"x-content-type-options", b"nosniff")]
-        request_id = secrets.token_hex(16).encode()
+        scope["state"]["request_id"] = secrets.token_hex(16)
+        request_id = scope["state"]["request_id"].encode()
         stamp += [(b"apim-request-id", request_id), (b"x-request-id", request_id)]
         stamp += [(name, value) for name, value in scope["headers"] if name == b"x-ms-client-request-id"]
 

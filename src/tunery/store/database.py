@@ -106,6 +106,24 @@ assignments = sa.Table(
     sa.UniqueConstraint("principal_id", "role", "scope", name="uq_role_assignments_held"),
 )
 
+audit_log = sa.Table(
+    "audit_log",
+    schema,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Integer, nullable=False),
+    sa.Column("principal_id", sa.String(64)),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("operation", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("resource", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("request_id", sa.String(64), nullable=False),
+    sa.Index("ix_audit_log_scope", "scope", "seq"),
+)
+
 device_codes = sa.Table(
     "device_codes",
     schema,

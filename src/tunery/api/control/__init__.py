@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from tunery.api.control import accounts, deployments, groups, metering, offers, operations, tenancy
+from tunery.api.control import accounts, audit_logs, deployments, groups, metering, offers, operations, tenancy
 
 router = APIRouter()
-for module in (accounts, deployments, groups, metering, offers, operations, tenancy):
+for module in (accounts, audit_logs, deployments, groups, metering, offers, operations, tenancy):
     router.include_router(module.router)

@@ -10,7 +10,8 @@ from tunery import roles
 from tunery.accounts import Accounts, Wanted
 from tunery.api.control.rendering import iso, system_data
 from tunery.api.control.scope import ACCOUNT, GROUP, PROVIDER, SUBSCRIPTION, ArmCall, Control, host
-from tunery.api.wire import JsonBody, decode, operation_of
+from tunery.api.rights import operation_of
+from tunery.api.wire import JsonBody, decode
 from tunery.errors import InvalidRequest
 from tunery.groups import Groups
 from tunery.records import Account

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from tunery import roles
 from tunery.accounts import Accounts
 from tunery.api.control.scope import LOCATION, Control, host
-from tunery.api.wire import operation_of
+from tunery.api.rights import operation_of
 from tunery.deployments import Deployments
 from tunery.errors import NotFound
 from tunery.records import Account, Deployment, DeploymentState

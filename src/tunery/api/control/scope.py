@@ -11,7 +11,8 @@ from fastapi import Depends, Request
 from tunery import groups, roles
 from tunery.access import Access
 from tunery.accounts import Accounts, not_found
-from tunery.api.wire import DATED, operation_of
+from tunery.api.rights import authorise, operation_of
+from tunery.api.wire import DATED
 from tunery.deployments import check_name
 from tunery.errors import InvalidRequest, NotFound, Unauthorized
 from tunery.groups import Groups
@@ -54,7 +55,7 @@ def control_plane(request: Request) -> ArmCall:
     _refuse_unseen(request, caller, subscription, group, name)
     template = ACCOUNT if name is not None else SUBSCRIPTION if group is None else GROUP
     scope = template.format(subscription=subscription, group=group, account=name)
-    roles.require(caller, operation_of(request), scope)
+    authorise(request, caller, scope)
     accounts: Accounts = request.app.state.accounts
     found = None if name is None else accounts.by_arm_id(scope)
     return ArmCall(caller=caller, scope=scope, subscription=subscription, group=group, name=name, found=found)
