@@ -28,7 +28,9 @@ def documented() -> dict[tuple[str, str], str]:
 
 def operations(tmp_path: Path) -> set[tuple[str, str]]:
     rooms = wiring.services(Settings(home=tmp_path, models=tmp_path))
-    paths = wiring.web(rooms, EnginePool({}.get, tmp_path, 1, "cpu")).openapi()["paths"]
+    paths = wiring.web(rooms, EnginePool({}.get, tmp_path, threads=1, device="cpu", silence_seconds=1)).openapi()[
+        "paths"
+    ]
     rooms.close()
     return {(method.upper(), path) for path, methods in paths.items() for method in methods}
 

@@ -40,7 +40,11 @@ async def main() -> None:
     settings = Settings(home=Path(work["folder"]) / "home", models=Path(work["base"]).parent, port=work["port"])
     rooms = app.services(settings)
     engines = EnginePool(
-        rooms.catalog.base_model, settings.home / "engines", threads=work["threads"], device=settings.device
+        rooms.catalog.base_model,
+        settings.home / "engines",
+        threads=work["threads"],
+        device=settings.device,
+        silence_seconds=settings.engine_silence_seconds,
     )
     application = app.web(rooms, engines)
     application.state.deployments = Given(work["adapters"])

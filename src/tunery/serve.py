@@ -49,6 +49,7 @@ async def serve(settings: Settings, *, supervised: bool = False) -> None:
         settings.home / "engines",
         threads=settings.serving_threads,
         device=settings.device,
+        silence_seconds=settings.engine_silence_seconds,
     )
     application = app.web(rooms, engines)
     ports = [_port(application, settings.host, settings.port)]

@@ -79,6 +79,8 @@ class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     training_memory_bytes: int = 0
     """Of one trainer; 0: what is free when it starts."""
     serving_threads: int = 2
+    engine_silence_seconds: float = 120.0
+    """An engine that answers nothing for longer is hung: it is killed, and the next request starts another."""
     lease_seconds: float = 30.0
     """A worker silent for this long loses its job to another."""
     save_every: int = 20

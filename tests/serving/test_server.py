@@ -18,7 +18,7 @@ import pytest
 from tests.serving.given import ask, run
 from tunery.errors import EngineUnavailable, InvalidRequest, NotFound
 from tunery.messages import Adapter, Answer, Ask, BaseModel, Cancel, Done, Generate, Piece, Ping, Pong, Started
-from tunery.serving.client import EngineClient
+from tunery.serving.client import MOST_UNREAD, EngineClient, Unread
 from tunery.serving.engine import Engine
 from tunery.serving.pool import EnginePool
 from tunery.serving.server import Connection, EngineThread
@@ -275,9 +275,11 @@ def wait_until(holds: Callable[[], bool]) -> None:
     asyncio.run(asyncio.wait_for(poll(), 20))
 
 
-def with_pool(base: BaseModel, folder: Path, use: Callable[[EnginePool], Awaitable[None]]) -> None:
+def with_pool(
+    base: BaseModel, folder: Path, use: Callable[[EnginePool], Awaitable[None]], *, silence_seconds: float = 60.0
+) -> None:
     async def run_it() -> None:
-        pool = EnginePool({"tiny": base}.get, folder, 1, "cpu")
+        pool = EnginePool({"tiny": base}.get, folder, threads=1, device="cpu", silence_seconds=silence_seconds)
         try:
             await asyncio.wait_for(use(pool), 60)
         finally:
@@ -321,6 +323,59 @@ def test_a_killed_engine_breaks_its_streams_and_the_next_request_starts_another(
         assert await pool_text(pool, ask("The quick")) == expected
 
     with_pool(base, tmp_path, use)
+
+
+def test_a_hung_engine_is_killed_and_its_streams_end_with_an_error(base: BaseModel, tmp_path: Path) -> None:
+    async def use(pool: EnginePool) -> None:
+        answers = pool.generate("tiny", ask("0123", **ENDLESS))
+        assert isinstance(await anext(answers), Started)
+        hung = pool.pid("tiny")
+        os.kill(hung, signal.SIGSTOP)
+        with pytest.raises(EngineUnavailable):
+            async for _ in answers:
+                pass
+        assert await pool_text(pool, ask("The quick"))
+        assert pool.pid("tiny") != hung
+
+    with_pool(base, tmp_path, use, silence_seconds=1.0)
+
+
+async def last_of(answers: AsyncIterator[Answer]) -> Answer:
+    return [answer async for answer in answers][-1]
+
+
+def test_200_open_streams_that_nobody_reads_stall_nobody_and_leave_nothing(base: BaseModel, tmp_path: Path) -> None:
+    async def use(pool: EnginePool) -> None:
+        expected = await pool_text(pool, ask("The quick"))
+        streams = [pool.generate("tiny", ask([5 + number] * 20, **ENDLESS, owner="many")) for number in range(200)]
+        for started in await asyncio.gather(*(anext(stream) for stream in streams)):
+            assert isinstance(started, Started)
+        assert await pool_text(pool, ask("The quick", owner="b")) == expected
+        for stream in streams[:150]:
+            await stream.aclose()  # vanishes in the middle
+        ends = await asyncio.gather(*(last_of(stream) for stream in streams[150:]))
+        assert {type(end) for end in ends} == {Done}
+        assert await pool_text(pool, ask("The quick")) == expected
+
+    with_pool(base, tmp_path, use)
+
+
+def test_what_a_slow_reader_leaves_is_joined_and_nothing_is_lost() -> None:
+    unread = Unread()
+    for number in range(1000):
+        unread.put(Piece(id="1", index=number % 2, text=f"{number} ", finish_reason="stop" if number > 997 else None))
+    unread.put(Done(id="1", prompt_tokens=1, completion_tokens=1000))
+    assert unread.count == MOST_UNREAD + 1
+
+    async def read() -> list[Answer | None]:
+        return [await unread.get() for _ in range(unread.count)]
+
+    *pieces, done = asyncio.run(read())
+    assert isinstance(done, Done)
+    for index in range(2):
+        mine = [piece for piece in pieces if piece.index == index]
+        assert "".join(piece.text for piece in mine) == "".join(f"{number} " for number in range(index, 1000, 2))
+        assert [piece.finish_reason for piece in mine] == [None] * (len(mine) - 1) + ["stop"]
 
 
 def test_an_engine_killed_between_requests_is_started_again(base: BaseModel, tmp_path: Path) -> None:

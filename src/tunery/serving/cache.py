@@ -62,6 +62,10 @@ class KVCache:
         return self._prefixes.num_resting
 
     @property
+    def num_held(self) -> int:
+        return sum(count > 0 for count in self._holders)
+
+    @property
     def num_available(self) -> int:
         """Blocks that `extend` can take: the free ones and, after them, the cached ones."""
         return self.num_free + self.num_cached

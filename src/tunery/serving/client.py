@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,6 +26,8 @@ from tunery.messages import (
 )
 from tunery.serving.wire import frame, read_frame
 
+MOST_UNREAD = 64
+"""Answers that lie unread before pieces are joined."""
 GONE = "The model's engine has stopped. Please retry after a moment."
 
 
@@ -94,12 +98,66 @@ class EngineClient:
             return self._connection
 
 
+class Unread:
+    """Answers that the engine gave and nobody has read yet.
+
+    A reader that lags gets the pieces of a choice joined, so no more lies here than the answer itself.
+    """
+
+    def __init__(self) -> None:
+        self._answers: deque[_Held] = deque()
+        self._last: dict[int, _Held] = {}
+        """By choice: the piece that the next one may be joined to."""
+        self._there = asyncio.Event()
+
+    @property
+    def count(self) -> int:
+        return len(self._answers)
+
+    def put(self, answer: Answer | None) -> None:
+        if isinstance(answer, Piece) and self.count >= MOST_UNREAD and answer.index in self._last:
+            held = self._last[answer.index]
+            assert isinstance(held.answer, Piece)
+            held.answer = _joined(held.answer, answer)
+            return
+        held = _Held(answer)
+        self._answers.append(held)
+        if isinstance(answer, Piece):
+            self._last[answer.index] = held
+        self._there.set()
+
+    async def get(self) -> Answer | None:
+        await self._there.wait()
+        held = self._answers.popleft()
+        if not self._answers:
+            self._there.clear()
+        if isinstance(held.answer, Piece) and self._last.get(held.answer.index) is held:
+            del self._last[held.answer.index]
+        return held.answer
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    answer: Answer | None
+
+
+def _joined(first: Piece, second: Piece) -> Piece:
+    return Piece(
+        id=first.id,
+        index=first.index,
+        text=first.text + second.text,
+        logprobs=[*first.logprobs, *second.logprobs],
+        tool_calls=[*first.tool_calls, *second.tool_calls],
+        finish_reason=second.finish_reason,
+    )
+
+
 class _Connection:
     """One socket; answers find their request by id."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        self._streams: dict[str, asyncio.Queue[Answer | None]] = {}
+        self._streams: dict[str, Unread] = {}
         self._decoder = msgspec.msgpack.Decoder(Answer)
         self.broken = False
         self._task = asyncio.create_task(self._read())
@@ -111,13 +169,13 @@ class _Connection:
         except OSError as error:
             raise errors.EngineUnavailable from error
 
-    def open(self, key: str) -> "asyncio.Queue[Answer | None]":
+    def open(self, key: str) -> "Unread":
         """The answers to `key`; None is the end of the connection."""
-        queue: asyncio.Queue[Answer | None] = asyncio.Queue()
-        self._streams[key] = queue
+        unread = Unread()
+        self._streams[key] = unread
         if self.broken:
-            queue.put_nowait(None)
-        return queue
+            unread.put(None)
+        return unread
 
     def close_stream(self, key: str) -> None:
         self._streams.pop(key, None)
@@ -137,14 +195,14 @@ class _Connection:
                 answer = self._decoder.decode(await read_frame(self._reader))
                 # An answer to a request that was cancelled meanwhile has no reader any more.
                 if stream := self._streams.get(answer.id):
-                    stream.put_nowait(answer)
+                    stream.put(answer)
         except (asyncio.IncompleteReadError, OSError, msgspec.DecodeError):
             pass
         finally:
             self.broken = True
             self._writer.close()
             for stream in self._streams.values():
-                stream.put_nowait(None)
+                stream.put(None)
 
 
 def _error(answer: Answer | None) -> errors.TuneryError:

@@ -65,6 +65,7 @@ class Usage:
     free_blocks: int
     cached_blocks: int
     """Of no running sequence, kept for those that begin alike."""
+    held_blocks: int
     running: int
     waiting: int
     pinned_adapters: int
@@ -119,6 +120,7 @@ class Engine:
             blocks=self._cache.num_blocks,
             free_blocks=self._cache.num_free,
             cached_blocks=self._cache.num_cached,
+            held_blocks=self._cache.num_held,
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
             pinned_adapters=self._adapters.num_pinned,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -15,6 +16,8 @@ from tunery.errors import EngineUnavailable, NotFound
 from tunery.messages import Adapter, BaseModel, Done, Generate, Piece, Started
 from tunery.serving.client import EngineClient
 
+log = logging.getLogger(__name__)
+
 START_SECONDS = 300.0
 """Until a base model must be loaded."""
 STOP_SECONDS = 10.0
@@ -26,11 +29,20 @@ LONGEST_SOCKET_PATH = 100
 class EnginePool:
     """Routes requests to the engine of their base model. Logs of the engines lie in `folder`."""
 
-    def __init__(self, base_model: Callable[[str], BaseModel | None], folder: Path, threads: int, device: str) -> None:
-        """`base_model`: by its name; None if there is none."""
+    def __init__(
+        self,
+        base_model: Callable[[str], BaseModel | None],
+        folder: Path,
+        *,
+        threads: int,
+        device: str,
+        silence_seconds: float,
+    ) -> None:
+        """`base_model`: by its name; None if there is none. An engine silent for longer is hung, and replaced."""
         self._folder = folder
         self._threads = threads
         self._device = device
+        self._silence_seconds = silence_seconds
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._base_model = base_model
         self._engines: dict[str, _Engine] = {}
@@ -79,7 +91,12 @@ class EnginePool:
         command = [*parent.HARDLY_SPINNING, sys.executable, "-m", "tunery.serving"]
         command += ["--base", msgspec.json.encode(base).decode()]
         command += ["--threads", str(self._threads), "--device", self._device]
-        return _Engine(command, self._socket_folder() / f"{number}.sock", self._folder / f"engine-{number}.log")
+        return _Engine(
+            command,
+            self._socket_folder() / f"{number}.sock",
+            self._folder / f"engine-{number}.log",
+            silence_seconds=self._silence_seconds,
+        )
 
     def _socket_folder(self) -> Path:
         folder = self._folder.resolve() / "sockets"
@@ -94,10 +111,12 @@ class EnginePool:
 class _Engine:
     """A process and the client that talks to it."""
 
-    def __init__(self, command: list[str], socket: Path, log: Path) -> None:
+    def __init__(self, command: list[str], socket: Path, log: Path, *, silence_seconds: float) -> None:
         self._command = [*command, "--socket", str(socket)]
         self._socket = socket
         self._log = log
+        self._silence_seconds = silence_seconds
+        self._watch: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._client = EngineClient(socket)
         self._start: asyncio.Task[None] | None = None
@@ -140,8 +159,23 @@ class _Engine:
             await self._end()
             last = self._log.read_text("utf-8", "replace").strip().rsplit("\n", 1)[-1]
             raise EngineUnavailable(f"The model's engine didn't start; {self._log.name} says why: {last[-300:]}")
+        self._watch = asyncio.create_task(self._kill_when_silent(self._process, self._client))
+
+    async def _kill_when_silent(self, process: asyncio.subprocess.Process, client: EngineClient) -> None:
+        """A hung engine answers no ping. Once it is killed its requests get their error, and the next one a new one."""
+        with contextlib.suppress(EngineUnavailable):  # it died by itself
+            while True:
+                try:
+                    await asyncio.wait_for(client.ping(), self._silence_seconds)
+                except TimeoutError:
+                    log.error("The engine %d answered nothing for %.0f s", process.pid, self._silence_seconds)
+                    process.kill()
+                    return
+                await asyncio.sleep(self._silence_seconds / 4)
 
     async def _end(self) -> None:
+        if self._watch:
+            self._watch.cancel()
         await self._client.close()
         if self._process is None:
             return
