@@ -5,8 +5,9 @@
 
 Each contender is a server of its own that holds the bundled base in float32 and the same LoRA adapters of rank 16 (made
 here, random). A cell is so many clients at once, one request each, greedy, the end of text ignored; adapters go round
-the clients. Contenders take turns at each cell. `transformers` answers a batch as a whole, so it has no time to first
-token. Peers live in environments of their own under --peers, made at the first run.
+the clients. Contenders take turns at each cell, whose first round, of one token each, only loads adapters.
+`transformers` answers a batch as a whole, so it has no time to first token. Peers live in environments of their own
+under --peers, made at the first run.
 """
 
 import argparse
@@ -122,7 +123,7 @@ def _options() -> argparse.Namespace:
 
 
 def _work(options: argparse.Namespace, scratch: Path, most: int) -> dict[str, Any]:
-    adapters = [_adapter(Path(options.base), options.peers / "adapters" / str(n), n) for n in range(max(most, 1))]
+    adapters = [make_adapter(Path(options.base), options.peers / "adapters" / str(n), n) for n in range(max(most, 1))]
     ggufs = (options.peers / "ggufs").absolute()
     if "llama.cpp" in options.against:
         command = [sys.executable, str(CONTENDERS / "ggufs.py"), str(ggufs)]
@@ -138,7 +139,7 @@ def _work(options: argparse.Namespace, scratch: Path, most: int) -> dict[str, An
     }
 
 
-def _adapter(base: Path, folder: Path, seed: int) -> dict[str, str]:
+def make_adapter(base: Path, folder: Path, seed: int) -> dict[str, str]:
     if not (folder / lora.WEIGHTS_FILE).exists():
         config, _ = read_config(base)
         adapter = Lora.fresh(config, rank=16, alpha=32.0, seed=seed)
@@ -189,19 +190,21 @@ def _cell(
 ) -> list[dict[str, Any]]:
     prompts, adapters, clients = cell
     rounds: dict[str, list[list[Answer]]] = {server.name: [] for server in servers}
-    for number in range(options.repeat):
+    for number in range(-1, options.repeat):
         for server in servers:
             bodies = [
                 _body(
                     server.name,
                     _prompt(prompts, f"{number}{client}"),
                     client % adapters if adapters else None,
-                    options.tokens,
+                    options.tokens if number >= 0 else 1,
                     ends,
                 )
                 for client in range(clients)
             ]
-            rounds[server.name].append(asyncio.run(_load(server, bodies)))
+            answers = asyncio.run(_load(server, bodies))
+            if number >= 0:
+                rounds[server.name].append(answers)
     rows = [_row(server, cell, rounds[server.name], options.tokens) for server in servers]
     for row in rows:
         row["tunery_is_times_as_fast"] = rows[0]["tokens_a_second"] / row["tokens_a_second"]

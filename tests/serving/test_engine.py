@@ -1,5 +1,6 @@
 import itertools
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.serving.given import Running, ask, run, steps, write_adapter
-from tunery.messages import Adapter, BaseModel, Generate, Piece, Started
+from tunery.messages import Adapter, BaseModel, Done, Generate, Piece, Started
 from tunery.models.decoder import Decoder
+from tunery.models.lora import Lora
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving.engine import Engine, Limits
 from tunery.serving.prefix import BLOCK_SIZE
@@ -357,6 +359,37 @@ def test_an_adapter_that_vanished_is_refused_and_others_go_on(engine: Engine, de
     assert bad.refused.kind == "EngineUnavailable"
     assert good.done
     assert_idle(engine)
+
+
+def test_more_adapters_than_memory_holds_are_all_answered(make: MakeEngine, decoder: Decoder, tmp_path: Path) -> None:
+    adapters = [write_adapter(tmp_path / str(seed), decoder.config, seed=seed, rank=1) for seed in range(100)]
+    room = 10 * Path(tmp_path / "0" / "adapter_model.safetensors").stat().st_size
+    engine = make(adapter_bytes=room)
+    asked = [ask("The quick", adapter=adapter, max_tokens=3) for adapter in adapters]
+    together = [one.texts for one in run(engine, *asked)]
+    again = [run(engine, one)[0].texts for one in reversed(asked)]
+    assert together == again[::-1]
+    assert_idle(engine)
+
+
+def test_an_adapter_is_loaded_while_others_decode(
+    engine: Engine, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, may_end = Lora.load, threading.Event()
+
+    def slow(*given: object) -> Lora:
+        assert may_end.wait(30)
+        return load(*given)
+
+    monkeypatch.setattr(Lora, "load", slow)
+    waiting, decoding = Running(engine, ask(adapter=adapters[0])), Running(engine, ask("0123"))
+    while not any(isinstance(answer, Done) for answer in decoding.answers):
+        engine.step()
+    assert not waiting.pieces
+    may_end.set()
+    for _ in steps(engine):
+        pass
+    assert waiting.done
 
 
 def test_broken_numbers_end_one_request_only(

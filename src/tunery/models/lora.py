@@ -50,16 +50,19 @@ class Lora:
         """Raises InvalidRequest, saying what is wrong, for anything but a plain LoRA that fits the base model."""
         folder = Path(directory)
         rank, scale = _read_config(folder, config.layout)
-        tensors = _initial(config.layout, rank, seed=0)
+        shapes = _shapes(config.layout, rank)
+        tensors = {}
         for name, tensor in _read_tensors(folder).items():
-            if name not in tensors:
+            if name not in shapes:
                 raise InvalidRequest(f"The adapter has a tensor '{name}', which isn't a LoRA of this base model.")
-            if tensor.shape != tensors[name].shape:
-                found, wanted = tuple(tensor.shape), tuple(tensors[name].shape)
+            if tensor.shape != shapes[name]:
+                found = tuple(tensor.shape)
                 raise InvalidRequest(
-                    f"The adapter's tensor '{name}' has shape {found}; this base model needs {wanted}."
+                    f"The adapter's tensor '{name}' has shape {found}; this base model needs {shapes[name]}."
                 )
             tensors[name] = tensor.to(torch.float32)
+        if len(tensors) < len(shapes):
+            tensors = _initial(config.layout, rank, seed=0) | tensors
         return cls(config, rank, scale, tensors)
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> "Lora":
@@ -112,6 +115,16 @@ def digest(directory: str | Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _shapes(layout: Layout, rank: int) -> dict[str, tuple[int, int]]:
+    shapes = {}
+    for block in range(layout.num_blocks):
+        for target in layout.targets:
+            inputs, outputs = layout.features[target]
+            shapes[peft_name(layout.paths[target][block], "A")] = (rank, inputs)
+            shapes[peft_name(layout.paths[target][block], "B")] = (outputs, rank)
+    return shapes
 
 
 def _initial(layout: Layout, rank: int, seed: int) -> dict[str, Tensor]:

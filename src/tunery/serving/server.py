@@ -165,7 +165,10 @@ async def _serve(engine: Engine, socket: Path) -> None:
         loop.add_signal_handler(number, stop.set)
 
     parent.follow(partial(loop.call_soon_threadsafe, stop.set))
-    await Front(engine).serve(socket, stop)
+    try:
+        await Front(engine).serve(socket, stop)
+    finally:
+        engine.close()
 
 
 def _end_with_parent() -> None:
