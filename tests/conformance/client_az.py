@@ -280,4 +280,4 @@ def device_code():
 @check("a wrong secret: exit 1")
 def wrong_secret():
     who = ["--service-principal", "-u", os.environ["TUNERY_CLIENT_ID"], "-p", "wrong"]
-    refused(["login", *who, "--tenant", os.environ["TUNERY_TENANT_ID"]], "invalid_client")
+    refused(["login", *who, "--tenant", os.environ["TUNERY_TENANT_ID"]], "its secret is wrong")
