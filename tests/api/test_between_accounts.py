@@ -227,3 +227,14 @@ def test_roles_on_an_account_go_with_it(service: LiveService) -> None:
     assert service.management("GET", account["id"], **bearer).status_code == 200
     service.management("DELETE", account["id"])
     assert service.management("GET", make(service, "reborn")["id"], **bearer).status_code == 404
+
+
+def test_a_copy_needs_the_right_to_tune_on_both_sides(service: LiveService) -> None:
+    job, target = tune(service), make(service, "not-mine")
+    checkpoint = service.azure().fine_tuning.jobs.checkpoints.list(job.id).data[0].id
+    token = identities.token(service, identities.make(service, CONTRIBUTOR), identities.DATA_SCOPE)
+    headers = {"Authorization": f"Bearer {token}", **PREVIEW}
+    for destination in (target["id"], path_of(service, "nowhere")):
+        wanted = {"destinationResourceId": destination, "region": "local"}
+        assert copy(service, "POST", job, checkpoint, json=wanted, headers=headers).status_code == 403
+    assert copy(service, "GET", job, checkpoint, headers=headers).json()["copiedAccountDetails"] == []
