@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "tunery"
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"accounts_cli"},
     {"rights_cli"},
     {"demo"},
     {"serve"},

@@ -96,6 +96,17 @@ def test_env_prints_the_key_and_the_path_of_the_account_asked_for(tmp_path: Path
     assert unknown.returncode == 1 and "second" in unknown.stderr
 
 
+def test_accounts_are_added_listed_and_removed(tmp_path: Path) -> None:
+    home = ("--home", str(tmp_path))
+    added = tunery("accounts", "add", "lab", "--location", "Sweden Central", "--group", "research", *home)
+    assert added.stdout.strip().endswith("/resourceGroups/research/providers/Microsoft.CognitiveServices/accounts/lab")
+    assert "already" in tunery("accounts", "add", "LAB", *home).stderr
+    assert "isn't known" in tunery("accounts", "add", "far", "--subscription", "a/b", *home).stderr
+    assert "lab" in tunery("accounts", "list", *home).stdout
+    assert tunery("accounts", "remove", "Lab", *home).returncode == 0
+    assert "lab" not in tunery("accounts", "list", *home).stdout
+
+
 def test_help_names_every_command() -> None:
     shown = tunery("--help").stdout
     assert all(command in shown for command in ("serve", "work", "env", "check", "estimate", "demo", "models"))

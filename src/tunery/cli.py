@@ -17,6 +17,7 @@ from rich.table import Table
 from tunery import app as wiring
 from tunery import estimates, examples, metering, parent, recipe, serve, settings
 from tunery.access import OWNER_CLIENT
+from tunery.accounts_cli import accounts_app
 from tunery.catalog import BUNDLED
 from tunery.errors import InvalidRequest, TuneryError
 from tunery.models import bundled
@@ -26,6 +27,7 @@ from tunery.rights_cli import note, principals_app, roles_app
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A fine-tuning service that speaks Azure OpenAI.")
 models_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
 app.add_typer(models_app, name="models")
+app.add_typer(accounts_app, name="accounts")
 app.add_typer(principals_app, name="principals")
 app.add_typer(roles_app, name="roles")
 

@@ -34,7 +34,7 @@ FromStdin = Annotated[bool, typer.Option("--password-stdin", help="Read it from 
 @principals_app.command("list")
 def list_principals(home: Home = None) -> None:
     """Show everybody who is known."""
-    with _rooms(home) as rooms:
+    with opened(home) as rooms:
         table = Table("name", "kind", "object id (client id)", "signs in with")
         for one in rooms.access.principals.all():
             proof = one.issuer or ("a secret" if one.secret_hash else "nothing yet")
@@ -57,7 +57,7 @@ def add_principal(
         raise InvalidRequest("--issuer and --object-id go together: an outside principal has both.")
     password = _password(password_stdin)
     kind = PrincipalKind.USER if user else PrincipalKind.APPLICATION
-    with _rooms(home) as rooms:
+    with opened(home) as rooms:
         if issuer and issuer not in [known.issuer for known in rooms.settings.issuers]:
             raise InvalidRequest(f"{issuer} is none of the [[issuers]] in tunery.toml.", param="issuer")
         made = rooms.access.principals.add(name, kind, issuer=issuer, object_id=object_id)
@@ -70,7 +70,7 @@ def add_principal(
 @principals_app.command("remove")
 def remove_principal(name: Name, home: Home = None) -> None:
     """Remove a principal with its roles; its tokens end at once."""
-    with _rooms(home) as rooms:
+    with opened(home) as rooms:
         principal = rooms.access.principals.get(name)
         rooms.access.principals.remove(principal)
         note(rooms, "principals/delete", principal.name, "/")
@@ -80,7 +80,7 @@ def remove_principal(name: Name, home: Home = None) -> None:
 @principals_app.command("secret")
 def renew_secret(name: Name, password_stdin: FromStdin = False, home: Home = None) -> None:
     """Give a principal a new secret and print it. The old one, and sign-ins that rest on it, end."""
-    with _rooms(home) as rooms:
+    with opened(home) as rooms:
         principal = rooms.access.principals.get(name)
         secret = rooms.access.principals.set_secret(principal, _password(password_stdin))
         note(rooms, "principals/secret/write", principal.name, "/")
@@ -90,7 +90,7 @@ def renew_secret(name: Name, password_stdin: FromStdin = False, home: Home = Non
 @roles_app.command("list")
 def list_roles(home: Home = None) -> None:
     """Show who holds which role, and where."""
-    with _rooms(home) as rooms:
+    with opened(home) as rooms:
         table = Table("principal", "role", "scope", "given by")
         for principal, held in rooms.access.principals.assignments():
             table.add_row(principal.name, held.role, held.scope or "/", held.created_by)
@@ -100,7 +100,7 @@ def list_roles(home: Home = None) -> None:
 @roles_app.command("add")
 def add_role(name: Name, role: Role, scope: Where = None, home: Home = None) -> None:
     """Give a principal a role on an account, a resource group, a subscription or everything."""
-    with _rooms(home) as rooms:
+    with opened(home) as rooms:
         where = _scope(rooms, scope)
         principal = rooms.access.principals.get(name)
         held = rooms.access.principals.assign(principal, role, where, by=getpass.getuser())
@@ -111,7 +111,7 @@ def add_role(name: Name, role: Role, scope: Where = None, home: Home = None) -> 
 @roles_app.command("remove")
 def remove_role(name: Name, role: Role, scope: Where = None, home: Home = None) -> None:
     """Take a role back; it counts at the next request."""
-    with _rooms(home) as rooms:
+    with opened(home) as rooms:
         where = _scope(rooms, scope)
         principal = rooms.access.principals.get(name)
         rooms.access.principals.unassign(principal, role, where)
@@ -120,7 +120,7 @@ def remove_role(name: Name, role: Role, scope: Where = None, home: Home = None) 
 
 
 @contextmanager
-def _rooms(home: Home) -> Iterator[Services]:
+def opened(home: Home) -> Iterator[Services]:
     rooms = wiring.services(settings.load(home=home))
     try:
         yield rooms
@@ -147,7 +147,7 @@ def _password(from_stdin: bool) -> str | None:
     return password
 
 
-def note(rooms: Services, what: str, resource: str, where: str) -> None:
+def note(rooms: Services, what: str, resource: str, where: str, *, provider: str = "Microsoft.Authorization") -> None:
     """Write down what was changed from this command line."""
     change = Change(
         at=0,
@@ -155,7 +155,7 @@ def note(rooms: Services, what: str, resource: str, where: str) -> None:
         name=getpass.getuser(),
         kind=PrincipalKind.USER,
         operation="tunery " + " ".join(sys.argv[1:3]),
-        action=f"Microsoft.Authorization/{what}",
+        action=f"{provider}/{what}",
         scope=roles.folded(where),
         resource=resource,
         status=0,

@@ -279,5 +279,6 @@ def device_code():
 
 @check("a wrong secret: exit 1")
 def wrong_secret():
+    az("account", "clear")  # az of 2024 would go on with the token that it kept of the right secret
     who = ["--service-principal", "-u", os.environ["TUNERY_CLIENT_ID"], "-p", "wrong"]
     refused(["login", *who, "--tenant", os.environ["TUNERY_TENANT_ID"]], "its secret is wrong")
