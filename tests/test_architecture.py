@@ -43,12 +43,14 @@ SEAMS = {
     ("app", "tunery.training.local"),
     ("app", "tunery.serving.pool"),
     ("serve", "tunery.serving.pool"),
+    ("serve", "tunery.serving.commands"),
     ("cli", "tunery.models.bundled"),
     ("cli", "tunery.models.adding"),
 }
 """Where an implementation is plugged in: the wiring, and nothing else, names it."""
 TORCH_ROOMS = ENGINES
-TORCH_FREE = {"training/local.py", "training/__init__.py", "serving/client.py", "serving/pool.py", "serving/wire.py",
+TORCH_FREE = {"training/local.py", "training/__init__.py", "serving/client.py", "serving/commands.py",
+              "serving/pool.py", "serving/wire.py", "serving/vllm/options.py", "serving/vllm/sampling.py",
               "serving/__init__.py", "models/__init__.py", "models/bundled.py", "models/gguf.py"}  # fmt: skip
 
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if "migrations" not in path.parts)
@@ -90,7 +92,7 @@ def test_imports_point_one_way(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_torch_is_imported_in_its_rooms_only(path: Path) -> None:
-    uses = any(name.split(".")[0] in ("torch", "transformers", "peft") for name in imports(path))
+    uses = any(name.split(".")[0] in ("torch", "transformers", "peft", "vllm") for name in imports(path))
     allowed = room(path) in TORCH_ROOMS and str(path.relative_to(SOURCE)) not in TORCH_FREE
     assert allowed or not uses
 

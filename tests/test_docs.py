@@ -7,6 +7,7 @@ import typer.main
 
 from tunery import app as wiring
 from tunery.cli import app as command_line
+from tunery.serving import commands
 from tunery.serving.pool import EnginePool
 from tunery.settings import Settings
 
@@ -28,7 +29,8 @@ def documented() -> dict[tuple[str, str], str]:
 
 def operations(tmp_path: Path) -> set[tuple[str, str]]:
     rooms = wiring.services(Settings(home=tmp_path, models=tmp_path))
-    paths = wiring.web(rooms, EnginePool({}.get, tmp_path, threads=1, device="cpu", silence_seconds=1)).openapi()[
+    engines = EnginePool({}.get, tmp_path, commands.embedded(threads=1, device="cpu"), silence_seconds=1)
+    paths = wiring.web(rooms, engines).openapi()[
         "paths"
     ]
     rooms.close()

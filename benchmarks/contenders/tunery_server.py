@@ -14,6 +14,7 @@ from tunery import app
 from tunery.catalog import BUNDLED, CHAT, COMPLETION
 from tunery.deployments import Serving
 from tunery.messages import Adapter
+from tunery.serving import commands
 from tunery.serving.pool import EnginePool
 from tunery.settings import Settings
 
@@ -42,8 +43,7 @@ async def main() -> None:
     engines = EnginePool(
         rooms.catalog.base_model,
         settings.home / "engines",
-        threads=work["threads"],
-        device=settings.device,
+        commands.embedded(threads=work["threads"], device=settings.device),
         silence_seconds=settings.engine_silence_seconds,
     )
     application = app.web(rooms, engines)

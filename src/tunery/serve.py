@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from tunery import app, certificates, parent
 from tunery.errors import InvalidRequest
+from tunery.serving import commands
 from tunery.serving.pool import EnginePool
 from tunery.settings import Settings
 
@@ -47,8 +48,7 @@ async def serve(settings: Settings, *, supervised: bool = False) -> None:
     engines = EnginePool(
         rooms.catalog.base_model,
         settings.home / "engines",
-        threads=settings.serving_threads,
-        device=settings.device,
+        engine_command(settings),
         silence_seconds=settings.engine_silence_seconds,
     )
     application = app.web(rooms, engines)
@@ -73,6 +73,14 @@ async def serve(settings: Settings, *, supervised: bool = False) -> None:
         await asyncio.gather(*serving, worker, return_exceptions=True)
     await engines.close()
     rooms.close()
+
+
+def engine_command(settings: Settings) -> commands.Command:
+    """Raises InvalidRequest if the engine that is set can't be started here."""
+    threads, device = settings.serving_threads, settings.device
+    if settings.engine == "vllm":
+        return commands.vllm(settings.vllm_python, threads=threads, device=device, options=settings.vllm_options)
+    return commands.embedded(threads=threads, device=device)
 
 
 def refuse_open_host(settings: Settings) -> None:

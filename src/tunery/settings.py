@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -79,6 +79,12 @@ class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     training_memory_bytes: int = 0
     """Of one trainer; 0: what is free when it starts."""
     serving_threads: int = 2
+    engine: Literal["embedded", "vllm"] = "embedded"
+    """What answers: our own engine, or vLLM, which is meant for hosts with a GPU."""
+    vllm_python: str = ""
+    """Interpreter of the environment that has vLLM and Tunery; see docs/how-to.md."""
+    vllm_options: dict[str, str | int | float | bool] = {}
+    """Arguments of vLLM's engine that Tunery leaves open: [vllm_options] in tunery.toml."""
     engine_silence_seconds: float = 120.0
     """An engine that answers nothing for longer is hung: it is killed, and the next request starts another."""
     lease_seconds: float = 30.0

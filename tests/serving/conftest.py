@@ -8,8 +8,10 @@ from transformers import PreTrainedModel
 from tests.models.tiny import write_base
 from tests.serving.given import base_in, write_adapter
 from tunery.messages import Adapter, BaseModel
+from tunery.models import probe
 from tunery.models.decoder import Decoder
 from tunery.models.loader import load
+from tunery.models.lora import Lora
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving.engine import Engine
 from tunery.serving.packed import linear_for
@@ -63,3 +65,11 @@ def bundled() -> BaseModel:
     """The real base; only for tests marked `model`."""
     assert BUNDLED.exists(), "fetch it with `make setup`"
     return base_in(BUNDLED, name="smollm2", context_length=8192)
+
+
+@pytest.fixture
+def probed(decoder: Decoder, tokenizer: Tokenizer, tmp_path: Path) -> Adapter:
+    adapter = write_adapter(tmp_path / "probed", decoder.config, seed=4)
+    lora = Lora.load(adapter.directory, decoder.config)
+    probe.measure(decoder, lora, tokenizer.encode("The quick brown fox")).write(tmp_path / "probed")
+    return adapter

@@ -5,15 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
-from tunery.messages import Adapter, Answer, BaseModel, Done, Generate, Piece, Refused, Started
+from tunery.messages import Adapter, Answer, BaseModel, Done, Generate, Mount, Piece, Refused, Started
 from tunery.models import lora
 from tunery.models.decoder import DecoderConfig
 from tunery.models.lora import Lora
+from tunery.models.probe import Probe
 from tunery.serving.cache import KVCache
-from tunery.serving.engine import Engine
 from tunery.serving.request import Request
+from tunery.serving.server import Engine as AnyEngine
 
 ids = (f"request-{number}" for number in itertools.count())
 
@@ -61,7 +63,7 @@ def ask(prompt: str | list[int] | None = "The quick", **changes: Any) -> Generat
 class Running:
     """A submitted request and what came of it so far."""
 
-    def __init__(self, engine: Engine, generate: Generate) -> None:
+    def __init__(self, engine: AnyEngine, generate: Generate) -> None:
         self.answers: list[Answer] = []
         self.request: Request = engine.submit(generate, self.answers.append)
 
@@ -96,7 +98,7 @@ class Running:
         return [piece for piece in self.pieces if piece.index == index][-1].finish_reason
 
 
-def run(engine: Engine, *generates: Generate) -> list[Running]:
+def run(engine: AnyEngine, *generates: Generate) -> list[Running]:
     """All at once, until nothing is left to do."""
     running = [Running(engine, generate) for generate in generates]
     for _ in steps(engine):
@@ -104,7 +106,25 @@ def run(engine: Engine, *generates: Generate) -> list[Running]:
     return running
 
 
-def steps(engine: Engine) -> Iterator[None]:
+def steps(engine: AnyEngine) -> Iterator[None]:
     while engine.busy:
         engine.step()
         yield
+
+
+def mount(engine: AnyEngine, adapter: Adapter) -> Answer:
+    answers: list[Answer] = []
+    engine.mount(Mount(id="m", adapter=adapter), answers.append)
+    for _ in steps(engine):
+        pass
+    (answer,) = answers
+    return answer
+
+
+def shift_probe(adapter: Adapter, difference: float) -> None:
+    """As if the trainer had seen other log probabilities at the last place."""
+    taken = Probe.load(adapter.directory)
+    last = max(taken.top_logprobs)
+    shifted = [(token, value + difference) for token, value in taken.top_logprobs[last]]
+    changed = msgspec.structs.replace(taken, top_logprobs={**taken.top_logprobs, last: shifted})
+    changed.write(Path(adapter.directory))

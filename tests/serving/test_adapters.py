@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,14 +9,18 @@ import torch
 from tests.serving.given import write_adapter
 from tunery.errors import EngineUnavailable, InvalidRequest
 from tunery.messages import Adapter
-from tunery.models.decoder import Decoder
+from tunery.models.decoder import Decoder, DecoderConfig
 from tunery.models.lora import Lora
-from tunery.serving.adapters import AdapterStore, BatchLora, ServedAdapter
+from tunery.serving.adapters import AdapterStore, BatchLora, ServedAdapter, served
 from tunery.serving.compiled import kernels_for
 
 
-def new_store(decoder: Decoder, max_bytes: int = 1 << 30) -> AdapterStore:
-    return AdapterStore(decoder.config, max_bytes=max_bytes, device=decoder.device, dtype=decoder.dtype)
+def new_store(decoder: Decoder, max_bytes: int = 1 << 30) -> AdapterStore[ServedAdapter]:
+    return AdapterStore(loading(decoder.config), max_bytes=max_bytes)
+
+
+def loading(config: DecoderConfig) -> Callable[[Adapter], ServedAdapter]:
+    return partial(served, config=config, device=torch.device("cpu"), dtype=torch.float32)
 
 
 def size(decoder: Decoder, adapter: Adapter) -> int:
@@ -86,6 +92,6 @@ def test_numbers_that_are_not_finite_are_refused(decoder: Decoder, tmp_path: Pat
 
 def test_an_adapter_of_another_base_is_refused(decoder: Decoder, adapters: list[Adapter]) -> None:
     other = replace(decoder.config, num_hidden_layers=1)
-    store = AdapterStore(other, max_bytes=1 << 30, device=decoder.device, dtype=decoder.dtype)
+    store = AdapterStore(loading(other), max_bytes=1 << 30)
     with pytest.raises(InvalidRequest):
         store.get(adapters[0])

@@ -1,42 +1,12 @@
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from tests.serving.given import steps, write_adapter
-from tunery.messages import Adapter, Answer, Mount, Mounted, Refused
+from tests.serving.given import mount, shift_probe, write_adapter
+from tunery.messages import Adapter, Mounted, Refused
 from tunery.models import probe
 from tunery.models.decoder import Decoder
-from tunery.models.lora import Lora
-from tunery.models.probe import Probe
-from tunery.models.tokenizer import Tokenizer
 from tunery.serving.engine import Engine
-
-
-def mount(engine: Engine, adapter: Adapter) -> Answer:
-    answers: list[Answer] = []
-    engine.mount(Mount(id="m", adapter=adapter), answers.append)
-    for _ in steps(engine):
-        pass
-    (answer,) = answers
-    return answer
-
-
-@pytest.fixture
-def probed(decoder: Decoder, tokenizer: Tokenizer, tmp_path: Path) -> Adapter:
-    adapter = write_adapter(tmp_path / "probed", decoder.config, seed=4)
-    lora = Lora.load(adapter.directory, decoder.config)
-    probe.measure(decoder, lora, tokenizer.encode("The quick brown fox")).write(tmp_path / "probed")
-    return adapter
-
-
-def shift_probe(adapter: Adapter, difference: float) -> None:
-    """As if the trainer had seen other log probabilities at the last place."""
-    taken = Probe.load(adapter.directory)
-    last = max(taken.top_logprobs)
-    shifted = [(token, value + difference) for token, value in taken.top_logprobs[last]]
-    changed = msgspec.structs.replace(taken, top_logprobs={**taken.top_logprobs, last: shifted})
-    changed.write(Path(adapter.directory))
 
 
 def test_an_adapter_that_answers_as_trained_is_mounted(engine: Engine, probed: Adapter) -> None:

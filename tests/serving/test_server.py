@@ -18,10 +18,12 @@ import pytest
 from tests.serving.given import ask, run
 from tunery.errors import EngineUnavailable, InvalidRequest, NotFound
 from tunery.messages import Adapter, Answer, Ask, BaseModel, Cancel, Done, Generate, Piece, Ping, Pong, Started
+from tunery.serving import commands
 from tunery.serving.client import MOST_UNREAD, EngineClient, Unread
 from tunery.serving.engine import Engine
 from tunery.serving.pool import EnginePool
 from tunery.serving.server import Connection, EngineThread
+from tunery.serving.server import Engine as AnyEngine
 from tunery.serving.wire import frame, read_frame
 
 ENDLESS = {"max_tokens": None, "logit_bias": {0: -100.0, 2: -100.0}}
@@ -138,7 +140,7 @@ def test_closing_the_answers_early_cancels_the_request(tmp_path: Path) -> None:
     assert asks[1] == Cancel(id=asks[0].id)
 
 
-def converse_in(engine: Engine, *asks: tuple[Connection, Ask | None]) -> list[tuple[Connection, Answer]]:
+def converse_in(engine: AnyEngine, *asks: tuple[Connection, Ask | None]) -> list[tuple[Connection, Answer]]:
     """What an engine's thread answers if all of this lies ready, and is to stop after it."""
     frames: list[tuple[Connection, bytes]] = []
     thread = EngineThread(engine, frames.extend)
@@ -279,7 +281,8 @@ def with_pool(
     base: BaseModel, folder: Path, use: Callable[[EnginePool], Awaitable[None]], *, silence_seconds: float = 60.0
 ) -> None:
     async def run_it() -> None:
-        pool = EnginePool({"tiny": base}.get, folder, threads=1, device="cpu", silence_seconds=silence_seconds)
+        command = commands.embedded(threads=1, device="cpu")
+        pool = EnginePool({"tiny": base}.get, folder, command, silence_seconds=silence_seconds)
         try:
             await asyncio.wait_for(use(pool), 60)
         finally:

@@ -44,6 +44,20 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
             differences += [abs(float(logprobs[token]) - logprob) for token, logprob in top]
         return max(differences)
 
+    def least_difference(self, top: Mapping[int, Mapping[int, float]]) -> float:
+        """The same for a server that tells its most likely tokens only (log probability by token, by place).
+
+        Of a token that isn't among them it is known to be at most as likely as the least of those.
+        """
+        differences = []
+        for place, trained in self.top_logprobs.items():
+            told = top[place]
+            least = min(told.values())
+            differences += [
+                abs(told[token] - logprob) if token in told else max(logprob - least, 0.0) for token, logprob in trained
+            ]
+        return max(differences)
+
 
 def measure(decoder: Model, lora: LowRank | None, token_ids: list[int]) -> Probe:
     """The probe of a decoder with an adapter, at the prompt's last place and three before it."""

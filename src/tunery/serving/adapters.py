@@ -5,9 +5,10 @@ Files are read on a thread of their own, so that others decode meanwhile.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import ModuleType
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -92,22 +93,34 @@ class BatchLora:
         return y
 
 
-class AdapterStore:
+class Kept(Protocol):
+    """What an engine keeps of an adapter."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+K = TypeVar("K", bound=Kept)
+
+
+class AdapterStore(Generic[K]):
     """Adapters by digest, `max_bytes` of them at most and, while all of those are in use, one more.
 
     An adapter is loaded when the first request that needs it is about to run, and pinned while requests run.
     """
 
-    def __init__(self, config: ModelConfig, *, max_bytes: int, device: torch.device, dtype: torch.dtype) -> None:
-        self._config = config
+    def __init__(
+        self, load: Callable[[Adapter], K], *, max_bytes: int, dropped: Callable[[K], None] = lambda _: None
+    ) -> None:
+        """`load` runs on a thread of its own; see `checked`. `dropped` gets what makes room, on the caller's thread."""
+        self._load = load
         self._max_bytes = max_bytes
-        self._device = device
-        self._dtype = dtype
-        self._loaded: OrderedDict[str, ServedAdapter] = OrderedDict()
+        self._dropped = dropped
+        self._loaded: OrderedDict[str, K] = OrderedDict()
         self._sizes: dict[str, int] = {}
         self._pins: Counter[str] = Counter()
         self._loader = ThreadPoolExecutor(1, "adapters")
-        self._loading: dict[str, Future[ServedAdapter]] = {}
+        self._loading: dict[str, Future[K]] = {}
 
     @property
     def digests(self) -> list[str]:
@@ -150,7 +163,7 @@ class AdapterStore:
         if not self._pins[adapter.digest]:
             del self._pins[adapter.digest]
 
-    def get(self, adapter: Adapter) -> ServedAdapter:
+    def get(self, adapter: Adapter) -> K:
         """From memory or from its folder. Raises InvalidRequest or EngineUnavailable if it isn't what it should be."""
         digest = adapter.digest
         if digest not in self._loaded:
@@ -169,27 +182,34 @@ class AdapterStore:
             if future.exception() is None:
                 self._take(digest, future.result())
 
-    def _take(self, digest: str, loaded: ServedAdapter) -> None:
+    def _take(self, digest: str, loaded: K) -> None:
         self._make_room(loaded.nbytes)
         self._loaded[digest] = loaded
         self._sizes[digest] = loaded.nbytes
 
-    def _load(self, adapter: Adapter) -> ServedAdapter:
-        try:
-            digest = lora.digest(adapter.directory)
-        except OSError as error:
-            raise EngineUnavailable(f"The adapter can't be read: {error.strerror}.") from error
-        if digest != adapter.digest:
-            raise EngineUnavailable(f"The adapter on disk has the digest {digest}, not {adapter.digest}.")
-        loaded = Lora.load(adapter.directory, self._config)
-        if not all(tensor.isfinite().all() for tensor in loaded.parameters()):
-            raise EngineUnavailable("The adapter holds numbers that aren't finite.")
-        return ServedAdapter(loaded.to(self._device, self._dtype))
-
     def _make_room(self, nbytes: int) -> None:
         unused = [digest for digest in self._loaded if digest not in self._pins]
         while unused and self.nbytes + nbytes > self._max_bytes:
-            del self._loaded[unused.pop(0)]
+            self._dropped(self._loaded.pop(unused.pop(0)))
+
+
+def served(adapter: Adapter, *, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> ServedAdapter:
+    """See `checked`."""
+    return ServedAdapter(checked(adapter, config).to(device, dtype))
+
+
+def checked(adapter: Adapter, config: ModelConfig) -> Lora:
+    """From its folder. Raises InvalidRequest or EngineUnavailable if it isn't what it should be."""
+    try:
+        digest = lora.digest(adapter.directory)
+    except OSError as error:
+        raise EngineUnavailable(f"The adapter can't be read: {error.strerror}.") from error
+    if digest != adapter.digest:
+        raise EngineUnavailable(f"The adapter on disk has the digest {digest}, not {adapter.digest}.")
+    loaded = Lora.load(adapter.directory, config)
+    if not all(tensor.isfinite().all() for tensor in loaded.parameters()):
+        raise EngineUnavailable("The adapter holds numbers that aren't finite.")
+    return loaded
 
 
 def _one_after_another(ups: list[Tensor]) -> list[Tensor]:

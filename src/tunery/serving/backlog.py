@@ -1,16 +1,26 @@
-"""How much may wait, and how long that will take. Knows sequences that wait, and neither cache nor text."""
+"""How much may wait, and how long that will take. Knows whose prompts wait, and neither cache nor text."""
 
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sized
+from typing import Protocol
 
 from tunery.errors import TooManyRequests
-from tunery.serving.scheduler import Sequence
 
 LONGEST_RETRY = 60
 """Seconds; SDKs take a longer retry-after for a mistake."""
 MEMORY = 0.9
 """Part of the measured speed that is kept at each step."""
+
+
+class Waiting(Protocol):
+    """A prompt that isn't computed yet."""
+
+    @property
+    def owner(self) -> str: ...
+
+    @property
+    def tokens(self) -> Sized: ...
 
 
 class Backlog:
@@ -22,7 +32,7 @@ class Backlog:
         self._tokens_a_second = 0.0
         self._last = time.monotonic()
 
-    def check(self, owner: str, prompts: Collection[int], waiting: Collection[Sequence]) -> None:
+    def check(self, owner: str, prompts: Collection[int], waiting: Collection[Waiting]) -> None:
         """Raises TooManyRequests if `prompts` (tokens of each) are more than `owner` may add to those that wait."""
         own = [sequence for sequence in waiting if sequence.owner == owner]
         parts = len({owner, *(sequence.owner for sequence in waiting)})
@@ -48,5 +58,5 @@ class Backlog:
         return min(max(1, math.ceil(tokens / max(self._tokens_a_second, 1.0))), LONGEST_RETRY)
 
 
-def _tokens(sequences: Collection[Sequence]) -> int:
-    return sum(len(sequence.tokens) for sequence in sequences)
+def _tokens(waiting: Collection[Waiting]) -> int:
+    return sum(len(one.tokens) for one in waiting)

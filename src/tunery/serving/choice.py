@@ -10,6 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from tunery.errors import EngineUnavailable
 from tunery.messages import Generate, Piece, TokenLogprob, ToolCall
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving.calls import CallReader
@@ -69,6 +70,11 @@ class Choice:
     def choose(self, logits: Tensor) -> int:
         """The next token under logits[V]. Raises InvalidRequest if the grammar got too complex."""
         return self.chooser.choose(logits, self._guide.allowed(len(logits)) if self._guide else None)
+
+    def check(self, token: int, vocab_size: int) -> None:
+        """Of a token that somebody else chose. Raises EngineUnavailable if the grammar forbids it."""
+        if self._guide and token not in self._tokenizer.eos_ids and not self._guide.allowed(vocab_size)[token]:
+            raise EngineUnavailable("The model's engine left the form that the answer has to have.")
 
     def accept(self, token: int, scored: Scored | None) -> Piece | None:
         """Takes the next token and returns what may go out now, if there is anything."""

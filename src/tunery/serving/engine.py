@@ -4,39 +4,33 @@ Knows no socket. Everything runs on one thread; `deliver` is called from `step` 
 What a request gets doesn't depend on the others in its batch, save for the rounding of floating-point sums.
 """
 
-import logging
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from tunery.errors import EngineUnavailable, TuneryError
-from tunery.messages import BaseModel, Generate, Mount, Mounted, Piece, Refused, Started
+from tunery.errors import EngineUnavailable
+from tunery.messages import BaseModel, Generate, Mount, Mounted, Piece, Started
 from tunery.models import loader
 from tunery.models.decoder import Model
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving import runner
-from tunery.serving.adapters import AdapterStore
+from tunery.serving.adapters import AdapterStore, served
+from tunery.serving.arrivals import Arrivals
 from tunery.serving.backlog import Backlog
 from tunery.serving.cache import KVCache
 from tunery.serving.choice import Choice
-from tunery.serving.compiled import operations_for
-from tunery.serving.grammar import Grammars
+from tunery.serving.compiled import kernels_for, operations_for
 from tunery.serving.packed import linear_for
 from tunery.serving.proof import prove
-from tunery.serving.request import Deliver, Prompt, Request
+from tunery.serving.request import Deliver, Prompt, Request, guarded
 from tunery.serving.sampler import score
 from tunery.serving.scheduler import Chunk, Scheduler, Sequence
 
-log = logging.getLogger(__name__)
-
 LOADING_SECONDS = 0.05
 """To wait for an adapter when there is nothing else to do; then new requests are looked at."""
-COMPILING_SECONDS = 0.01
-"""The same for a grammar."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,14 +87,14 @@ class Engine:
         self._cache = KVCache(config, self._limits.cache_tokens, device=decoder.device, dtype=decoder.dtype)
         self._context_length = min(base.context_length, self._cache.num_tokens)
         self._adapters = AdapterStore(
-            config, max_bytes=self._limits.adapter_bytes, device=decoder.device, dtype=decoder.dtype
+            partial(served, config=config, device=decoder.device, dtype=decoder.dtype),
+            max_bytes=self._limits.adapter_bytes,
         )
         self._scheduler = Scheduler(
             self._cache, self._adapters, max_rows=self._limits.max_rows, step_tokens=self._limits.step_tokens
         )
         self._backlog = Backlog(max_sequences=self._limits.max_waiting, max_tokens=self._limits.max_waiting_tokens)
-        self._grammars = Grammars(tokenizer)
-        self._arrived: list[Request] = []
+        self._arrivals = Arrivals(tokenizer)
         self._mounts: list[tuple[Mount, Deliver]] = []
         self._parts: dict[Sequence, Part] = {}
 
@@ -109,10 +103,14 @@ class Engine:
         decoder = loader.load(base.directory, device, linear=linear_for(device), operations=operations_for(device))
         return cls(base, decoder, Tokenizer.load(base.directory), limits)
 
+    def use_this_thread(self) -> None:
+        if kernels := kernels_for("cpu", torch.float32):
+            kernels.use_threads(torch.get_num_threads())
+
     @property
     def busy(self) -> bool:
         """There is something for `step` to do."""
-        return bool(self._arrived or self._parts or self._mounts)
+        return bool(self._arrivals or self._parts or self._mounts)
 
     @property
     def usage(self) -> Usage:
@@ -129,13 +127,12 @@ class Engine:
     def submit(self, generate: Generate, deliver: Deliver) -> Request:
         """Takes a request on; `deliver` gets Started, Pieces and Done, or Refused, from the next steps."""
         request = Request(generate, deliver)
-        self._arrived.append(request)
+        self._arrivals.add(request)
         return request
 
     def cancel(self, request: Request) -> None:
         """Frees all that a request holds; `deliver` isn't called for it again."""
-        if request in self._arrived:
-            self._arrived.remove(request)
+        self._arrivals.drop(request)
         for sequence in [sequence for sequence, part in self._parts.items() if part.request is request]:
             self._drop(sequence)
 
@@ -146,7 +143,7 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> None:
         """Takes on what arrived, computes the next tokens of every running sequence, hands out what came of it."""
-        self._begin_arrived()
+        self._arrivals.begin(self._begin, idle=not self._parts)
         chunks = self._with_adapters(self._scheduler.schedule())
         logits = self._run(chunks)
         self._settle(chunks, logits)
@@ -158,22 +155,7 @@ class Engine:
     def close(self) -> None:
         """Ends what loads adapters and compiles grammars."""
         self._adapters.close()
-        self._grammars.close()
-
-    def _begin_arrived(self) -> None:
-        """Those whose grammar is compiled; if there is nothing else to do, waits a moment for one."""
-        arrived, self._arrived = self._arrived, []
-        for request in arrived:
-            with self._guarded(request.generate.id, request.deliver):
-                if request.grammar is None:
-                    request.grammar = self._grammars.prepare(request.generate)
-                if request.grammar.done():
-                    self._begin(request)
-                else:
-                    self._arrived.append(request)
-        if self._arrived and not self._parts:
-            compiling = [request.grammar for request in self._arrived if request.grammar]
-            wait(compiling, timeout=COMPILING_SECONDS, return_when=FIRST_COMPLETED)
+        self._arrivals.close()
 
     def _begin(self, request: Request) -> None:
         generate = request.generate
@@ -279,26 +261,8 @@ class Engine:
         self._scheduler.remove(sequence)
         del self._parts[sequence]
 
-    @contextmanager
-    def _guarded(self, id: str, deliver: Deliver, request: Request | None = None) -> Iterator[None]:
-        """What goes wrong for one request ends that request and nothing else."""
-        try:
-            yield
-        except Exception as error:
-            if request:
-                self.cancel(request)
-            if not isinstance(error, TuneryError):
-                log.exception("Request %s failed", id)
-                error = TuneryError()
-            deliver(
-                Refused(
-                    id=id,
-                    kind=type(error).__name__,
-                    message=error.message,
-                    param=error.param,
-                    retry_after=error.retry_after,
-                )
-            )
+    def _guarded(self, id: str, deliver: Deliver, request: Request | None = None) -> AbstractContextManager[None]:
+        return guarded(id, deliver, partial(self.cancel, request)) if request else guarded(id, deliver)
 
 
 def _adapter_digest(chunk: Chunk) -> str:

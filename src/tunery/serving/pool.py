@@ -4,17 +4,14 @@ import asyncio
 import contextlib
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
-import msgspec
-
-from tunery import parent
 from tunery.errors import EngineUnavailable, NotFound
 from tunery.messages import Adapter, BaseModel, Done, Generate, Piece, Started
 from tunery.serving.client import EngineClient
+from tunery.serving.commands import Command
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +30,16 @@ class EnginePool:
         self,
         base_model: Callable[[str], BaseModel | None],
         folder: Path,
+        command: Command,
         *,
-        threads: int,
-        device: str,
         silence_seconds: float,
     ) -> None:
-        """`base_model`: by its name; None if there is none. An engine silent for longer is hung, and replaced."""
+        """`base_model`: by its name; None if there is none. `command` starts the engine of one; see commands.py.
+
+        An engine silent for longer is hung, and replaced.
+        """
         self._folder = folder
-        self._threads = threads
-        self._device = device
+        self._command = command
         self._silence_seconds = silence_seconds
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._base_model = base_model
@@ -88,11 +86,8 @@ class EnginePool:
     def _new_engine(self, base: BaseModel) -> "_Engine":
         number = len(self._engines)
         self._folder.mkdir(parents=True, exist_ok=True)
-        command = [*parent.HARDLY_SPINNING, sys.executable, "-m", "tunery.serving"]
-        command += ["--base", msgspec.json.encode(base).decode()]
-        command += ["--threads", str(self._threads), "--device", self._device]
         return _Engine(
-            command,
+            self._command(base),
             self._socket_folder() / f"{number}.sock",
             self._folder / f"engine-{number}.log",
             silence_seconds=self._silence_seconds,

@@ -1,5 +1,7 @@
 """Shows that an adapter answers here as it did where it was trained. Knows no request and no running sequence."""
 
+import math
+
 from torch import Tensor
 
 from tunery.errors import EngineUnavailable, InvalidRequest
@@ -19,18 +21,31 @@ def prove(decoder: Model, adapter: ServedAdapter, directory: str) -> None:
 
     Raises EngineUnavailable with the difference, InvalidRequest for a probe that isn't one of this base.
     """
+    probe = read(directory, decoder.config.vocab_size)
+    if probe is None:
+        _logits(decoder, adapter, [0])
+    else:
+        judge(probe.largest_difference(dict(enumerate(_logits(decoder, adapter, probe.token_ids)))), TOLERANCE)
+
+
+def read(directory: str, vocab_size: int) -> Probe | None:
+    """The probe beside an adapter, None if it was trained elsewhere. Raises InvalidRequest if it isn't this base's."""
     try:
         probe = Probe.load(directory)
-    except FileNotFoundError:  # trained elsewhere
-        _logits(decoder, adapter, [0])
-        return
-    _check(probe, decoder.config.vocab_size)
-    logits = _logits(decoder, adapter, probe.token_ids)
-    difference = probe.largest_difference(dict(enumerate(logits)))
-    if difference > TOLERANCE:
+    except FileNotFoundError:
+        return None
+    _check(probe, vocab_size)
+    return probe
+
+
+def judge(difference: float, tolerance: float) -> None:
+    """Raises EngineUnavailable if trainer and server differ by more nats than that, or by what is no number."""
+    if not math.isfinite(difference):
+        raise EngineUnavailable("The adapter's output isn't finite.")
+    if difference > tolerance:
         raise EngineUnavailable(
             f"The adapter doesn't answer as it did when it was trained: its log probabilities differ by up to "
-            f"{difference:.3g}, more than {TOLERANCE}."
+            f"{difference:.3g}, more than {tolerance}."
         )
 
 

@@ -1,16 +1,20 @@
 """One request from its prompts to `Done`: what is asked, which choices answer it. Knows no batch and no cache."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 import msgspec
 
-from tunery.errors import ContextOverflow, InvalidRequest
-from tunery.messages import Answer, Done, Generate, Piece
+from tunery.errors import ContextOverflow, InvalidRequest, TuneryError
+from tunery.messages import Answer, Done, Generate, Piece, Refused
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving.choice import Choice, token_logprob
 from tunery.serving.grammar import Grammar
 from tunery.serving.sampler import Scored
+
+log = logging.getLogger(__name__)
 
 Deliver = Callable[[Answer], None]
 
@@ -118,6 +122,27 @@ class Request:
             prompt_tokens=self.num_prompt_tokens,
             completion_tokens=completion_tokens,
             cached_tokens=self.cached_tokens,
+        )
+
+
+@contextmanager
+def guarded(id: str, deliver: Deliver, cancel: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """What goes wrong for one request ends that request and nothing else: it is cancelled, then refused."""
+    try:
+        yield
+    except Exception as error:
+        cancel()
+        if not isinstance(error, TuneryError):
+            log.exception("Request %s failed", id)
+            error = TuneryError()
+        deliver(
+            Refused(
+                id=id,
+                kind=type(error).__name__,
+                message=error.message,
+                param=error.param,
+                retry_after=error.retry_after,
+            )
         )
 
 

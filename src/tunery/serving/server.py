@@ -14,18 +14,40 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Protocol
 
 import msgspec
 import torch
 
 from tunery import parent
 from tunery.messages import Answer, Ask, BaseModel, Cancel, Done, Generate, Mount, Ping, Pong, Refused
-from tunery.serving.compiled import kernels_for
-from tunery.serving.engine import Engine
-from tunery.serving.request import Request
+from tunery.serving.request import Deliver, Request
 from tunery.serving.wire import frame, read_frame
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class Engine(Protocol):
+    """What answers: serving/engine.py, or another one in its place. One thread calls everything."""
+
+    def use_this_thread(self) -> None:
+        """Called first, on the thread that calls the rest."""
+
+    @property
+    def busy(self) -> bool:
+        """There is something for `step` to do."""
+
+    def submit(self, generate: Generate, deliver: Deliver, /) -> Request:
+        """Takes a request on; `deliver` gets Started, Pieces and Done, or Refused, from the next steps."""
+
+    def cancel(self, request: Request, /) -> None:
+        """Frees all that a request holds; `deliver` isn't called for it again."""
+
+    def mount(self, mount: Mount, deliver: Deliver, /) -> None:
+        """Loads an adapter and compares its answer with the trainer's; `deliver` gets Mounted or Refused."""
+
+    def step(self) -> None:
+        """Goes on with all that was submitted. What it raises ends the process."""
 
 
 class Connection:
@@ -57,8 +79,7 @@ class EngineThread:
         self._asks.put(None)
 
     def run(self) -> None:
-        if kernels := kernels_for("cpu", torch.float32):
-            kernels.use_threads(torch.get_num_threads())
+        self._engine.use_this_thread()
         while True:
             while not (self._engine.busy and self._asks.empty()):
                 asked = self._asks.get()
@@ -141,21 +162,24 @@ class Front:
                 connection.writer.write(data)
 
 
-def main() -> None:
-    """Prints `ready` once it listens. Ends on SIGTERM, at the end of its standard input, and with its parent."""
-    parser = argparse.ArgumentParser(prog="python -m tunery.serving", description=__doc__)
+def parser(prog: str) -> argparse.ArgumentParser:
+    """What every engine's process is told."""
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("--base", required=True, help="messages.BaseModel as JSON")
     parser.add_argument("--socket", required=True, type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(arguments: argparse.Namespace, load: Callable[[BaseModel], Engine]) -> None:
+    """Prints `ready` once it listens. Ends on SIGTERM, at the end of its standard input, and with its parent."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _end_with_parent()
     os.umask(0o077)
     arguments.socket.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
-    base = msgspec.json.decode(arguments.base, type=BaseModel)
-    asyncio.run(_serve(Engine.load(base, device=arguments.device), arguments.socket))
+    asyncio.run(_serve(load(msgspec.json.decode(arguments.base, type=BaseModel)), arguments.socket))
 
 
 async def _serve(engine: Engine, socket: Path) -> None:
