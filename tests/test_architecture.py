@@ -50,7 +50,7 @@ SEAMS = {
 """Where an implementation is plugged in: the wiring, and nothing else, names it."""
 TORCH_ROOMS = ENGINES
 TORCH_FREE = {"training/local.py", "training/__init__.py", "serving/client.py", "serving/commands.py",
-              "serving/pool.py", "serving/wire.py", "serving/vllm/options.py", "serving/vllm/sampling.py",
+              "serving/pool.py", "serving/wire.py",
               "serving/__init__.py", "models/__init__.py", "models/bundled.py", "models/gguf.py"}  # fmt: skip
 
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if "migrations" not in path.parts)

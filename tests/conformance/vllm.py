@@ -223,7 +223,7 @@ def environment() -> str:
         subprocess.run([*install, "torch==2.13.0"], check=True)
         subprocess.run([*install, "--no-deps", "-r", str(ROOT / "benchmarks" / "contenders" / "vllm.txt")], check=True)
     if subprocess.run([str(python), "-c", "import tunery"], check=False, capture_output=True).returncode:
-        subprocess.run([*install, "--no-deps", "--editable", str(ROOT)], check=True)
+        subprocess.run([*install, "--no-deps", "llguidance==1.9.1", "--editable", str(ROOT)], check=True)
     return str(python)
 
 

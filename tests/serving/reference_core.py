@@ -50,7 +50,7 @@ class ReferenceCore:
         return key
 
     def abort(self, key: str) -> None:
-        del self.jobs[key]
+        self.jobs.pop(key, None)
 
     @torch.inference_mode()
     def step(self) -> list[Output]:

@@ -72,7 +72,8 @@ class Core(Protocol):
     def add(self, tokens: list[int], params: dict[str, Any], *, salt: str, adapter: Loaded | None) -> str:
         """Asks for what follows `tokens` and returns its key; see sampling.py. Raises OperationNotSupported."""
 
-    def abort(self, key: str) -> None: ...
+    def abort(self, key: str) -> None:
+        """It may have ended by itself."""
 
     def step(self) -> list[Output]: ...
 
@@ -175,6 +176,7 @@ class VllmEngine:
         self._admit_mounts()
         self._admit()
         outputs = self._core.step() if self._inside else []
+        self._backlog.computed(sum(map(self._computed, outputs)))
         for output in outputs:
             self._settle(output)
         if not self._inside and (self._waiting or self._mounts):
@@ -260,6 +262,12 @@ class VllmEngine:
         if run.adapter:
             self._adapters.pin(run.adapter)
 
+    def _computed(self, output: Output) -> int:
+        """Tokens; its prompt's come with the first output."""
+        run = self._inside.get(output.key)
+        prompt = len(run.tokens) - output.cached_tokens if isinstance(run, Run) and not run.begun else 0
+        return prompt + len(output.tokens)
+
     def _settle(self, output: Output) -> None:
         match self._inside.get(output.key):
             case Run() as run:
@@ -276,7 +284,6 @@ class VllmEngine:
         request, prompt = run.request, run.prompt
         if not run.begun:
             run.begun = True
-            self._backlog.computed(len(run.tokens) - output.cached_tokens)
             if run.choice is None or (run.choice is prompt.choices[0] and not request.scores_prompts):
                 request.cached_tokens += output.cached_tokens
         if run.choice is None:
@@ -288,7 +295,6 @@ class VllmEngine:
 
     def _advance(self, run: Run, choice: Choice, output: Output) -> None:
         request = run.request
-        self._backlog.computed(len(output.tokens))
         for token, scored in output.tokens:
             if token >= self._vocab_size:
                 raise EngineUnavailable(f"vLLM chose the token {token}, which this model's tokenizer doesn't know.")

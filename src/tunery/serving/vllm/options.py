@@ -5,6 +5,8 @@ from typing import Any
 
 from tunery.errors import InvalidRequest
 from tunery.messages import BaseModel
+from tunery.models.decoder import TARGETS
+from tunery.models.probe import TOLERANCE
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """That vLLM takes as a maximum (MaxLoRARanks in its config/lora.py, 0.32)."""
@@ -12,8 +14,8 @@ MOST_LOADED = 64
 """Adapters in memory."""
 MOST_LOGPROBS = 20
 """Alternatives of a token: the most that the wire allows."""
-TOLERANCES = {"float32": 1e-2, "bfloat16": 0.5, "float16": 0.1}
-"""Nats between trainer (float32) and server; models/probe.py has the first one."""
+TOLERANCES = {"float32": TOLERANCE, "bfloat16": 0.5, "float16": 0.1}
+"""Nats between trainer (float32) and server. Those but the first are guesses: nothing was measured."""
 
 
 def engine_arguments(base: BaseModel, *, device: str, options: Mapping[str, object]) -> dict[str, Any]:
@@ -30,6 +32,8 @@ def engine_arguments(base: BaseModel, *, device: str, options: Mapping[str, obje
         "enable_prefix_caching": True,
         "structured_outputs_config": {"backend": "guidance"},
         "enable_lora": True,
+        # Not the output head: vLLM 0.32 on the CPU ends when it scores a prompt beside others through that one's LoRA.
+        "lora_target_modules": list(TARGETS),
         "max_lora_rank": largest_rank(base),
         "max_cpu_loras": MOST_LOADED + 1,  # one more while all are in use; see AdapterStore
         "disable_log_stats": True,
