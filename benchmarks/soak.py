@@ -19,6 +19,7 @@ from pathlib import Path
 from serving import make_adapter
 from tunery.errors import TuneryError
 from tunery.messages import Adapter, BaseModel, Done, Generate, Piece
+from tunery.serving import commands
 from tunery.serving.pool import EnginePool
 
 NAME = "smollm2-135m-instruct"
@@ -93,7 +94,8 @@ async def main() -> None:
     base = BaseModel(name=NAME, directory=str(options.models / NAME), learning_rate=1e-3)
     made = [make_adapter(Path(base.directory), options.peers / "adapters" / str(n), n) for n in range(options.adapters)]
     with tempfile.TemporaryDirectory() as folder:
-        pool = EnginePool({NAME: base}.get, Path(folder), threads=options.threads, device="cpu", silence_seconds=60)
+        command = commands.embedded(threads=options.threads, device="cpu")
+        pool = EnginePool({NAME: base}.get, Path(folder), command, silence_seconds=60)
         await pool.start(NAME)
         soak = Soak(pool, [Adapter(**one) for one in made], time.monotonic() + 60 * options.minutes)
         await asyncio.gather(soak.killer(), *(soak.client(number) for number in range(options.clients)))

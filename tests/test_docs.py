@@ -30,9 +30,7 @@ def documented() -> dict[tuple[str, str], str]:
 def operations(tmp_path: Path) -> set[tuple[str, str]]:
     rooms = wiring.services(Settings(home=tmp_path, models=tmp_path))
     engines = EnginePool({}.get, tmp_path, commands.embedded(threads=1, device="cpu"), silence_seconds=1)
-    paths = wiring.web(rooms, engines).openapi()[
-        "paths"
-    ]
+    paths = wiring.web(rooms, engines).openapi()["paths"]
     rooms.close()
     return {(method.upper(), path) for path, methods in paths.items() for method in methods}
 

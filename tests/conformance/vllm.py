@@ -248,7 +248,7 @@ def main() -> int:
         command = commands.vllm(
             options.python or environment(), threads=options.threads, device=options.device, options=given
         )
-        pool = EnginePool({base.name: base}.get, folder / "engines", command)
+        pool = EnginePool({base.name: base}.get, folder / "engines", command, silence_seconds=120)
         failures = asyncio.run(check(pool, Bench(pool, base, decoder, adapters), options.only))
         if failures:
             print((folder / "engines" / "engine-0.log").read_text()[-6000:], file=sys.stderr)

@@ -15,6 +15,7 @@ from tests.api.inference.conftest import served
 from tests.serving.conftest import BUNDLED
 from tests.serving.given import base_in
 from tunery.deployments import Serving
+from tunery.serving import commands
 from tunery.serving.pool import EnginePool
 
 pytestmark = pytest.mark.model
@@ -45,7 +46,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
 
     @contextlib.asynccontextmanager
     async def with_engine(app: FastAPI) -> AsyncIterator[None]:
-        app.state.generator = EnginePool({"smollm2": base}.get, home / "engines", 1, "cpu")
+        command = commands.embedded(threads=1, device="cpu")
+        app.state.generator = EnginePool({"smollm2": base}.get, home / "engines", command, silence_seconds=120)
         yield
         await app.state.generator.close()
 
