@@ -49,6 +49,9 @@ class Engine(Protocol):
     def step(self) -> None:
         """Goes on with all that was submitted. What it raises ends the process."""
 
+    def close(self) -> None:
+        """Called last: ends threads of its own."""
+
 
 class Connection:
     """A client of the socket. `requests` belongs to the engine's thread, the writer to the front."""
