@@ -67,7 +67,7 @@ def load(
     """
     folder = Path(directory)
     require(folder)
-    if _beyond_us(_json(folder / "config.json")) is None:
+    if is_ours(folder):
         return _decoder(_Weights(folder, torch.device(device), dtype), linear, operations or Operations())
     _shards(folder)
     return wrapping.load(folder, torch.device(device), dtype)
@@ -112,6 +112,11 @@ def read_config(folder: Path) -> tuple[DecoderConfig, bool]:
         max_position_embeddings=raw["max_position_embeddings"],
     )
     return config, bool(raw.get("tie_word_embeddings", False))
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether our own decoder runs the model, or else transformers' code."""
+    return _beyond_us(_json(folder / "config.json")) is None
 
 
 def read_sizes(folder: Path) -> tuple[DecoderConfig, bool]:

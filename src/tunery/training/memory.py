@@ -15,12 +15,15 @@ from tunery.training.losses import HEAD_ROWS
 
 BYTES = 4
 """Of a number: weights, activations and adapter are float32."""
-PROCESS_BYTES = 350 * 1024**2
+PROCESS_BYTES = 290 * 1024**2
 """The interpreter, torch and the tokenizer, before any weight is there (CPU)."""
-HEAD_COPIES = 4
-"""Of a part's logits at once: themselves, their softmax, and what computing either needs in between."""
-RECOMPUTING = 3
-"""Of what one block keeps: itself, the gradients on the way through it, and what is computed in between."""
+TRANSFORMERS_BYTES = 150 * 1024**2
+"""What comes on top where transformers' code runs the model."""
+HEAD_COPIES = 2
+"""Of a part's logits at once: themselves, in whose place all else is computed, and what the product needs."""
+RECOMPUTING = 7
+"""Of what one block keeps: itself, the gradients on the way through it, what is computed in between, and the gaps that
+trees of thousands of nodes leave (measured)."""
 ADAPTER_COPIES = 8
 """Values, gradient, two moments; and as much again while they are written to disk."""
 MARGIN = 1.05
@@ -35,6 +38,8 @@ class Sizes:
     tied: bool
     """Input and output embeddings are one matrix."""
     rank: int
+    wrapped: bool = False
+    """transformers' code runs it."""
 
     @property
     def linear(self) -> int:
@@ -92,8 +97,8 @@ def peak_bytes(sizes: Sizes, trees: Trees, *, data_bytes: int, device: str) -> i
     head = min(trees.loss_rows, HEAD_ROWS) * config.vocab_size * BYTES * HEAD_COPIES
     fixed = (sizes.weights + ADAPTER_COPIES * sizes.adapter) * BYTES
     work = MARGIN * (max(kept, recomputed, evaluated) + head)
-    process = PROCESS_BYTES + data_bytes if device == "cpu" else 0
-    return int(process + fixed + work)
+    process = PROCESS_BYTES + data_bytes + (TRANSFORMERS_BYTES if sizes.wrapped else 0)
+    return int((process if device == "cpu" else 0) + fixed + work)
 
 
 def _block_bytes(sizes: Sizes, nodes: int) -> float:
@@ -102,7 +107,7 @@ def _block_bytes(sizes: Sizes, nodes: int) -> float:
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     columns = min(nodes, nodes / 2 + STRETCH, KEPT_COLUMNS)
     norms = 4 * config.hidden_size
-    projections = (queries + 2 * keys) + (queries + keys) + 2 * queries
+    projections = (queries + 2 * keys) + 2 * queries
     attention = columns * config.num_attention_heads
     feed_forward = 3 * config.intermediate_size
     low_rank = rank * sum(len(members) for members in GROUPS.values())

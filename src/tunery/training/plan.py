@@ -19,7 +19,7 @@ import numpy as np
 
 from tunery.messages import Plan, TrainingOrder
 from tunery.models.folders import require
-from tunery.models.loader import read_sizes
+from tunery.models.loader import is_ours, read_sizes
 from tunery.training.batches import Example, Tree, micro_batches, tree_of
 from tunery.training.data import Data
 from tunery.training.memory import Sizes, Trees, peak_bytes
@@ -128,7 +128,7 @@ def sizes_of(order: TrainingOrder) -> Sizes:
     folder = Path(order.base.directory)
     require(folder)
     config, tied = read_sizes(folder)
-    return Sizes(config, tied=tied, rank=order.base.lora_rank)
+    return Sizes(config, tied=tied, rank=order.base.lora_rank, wrapped=not is_ours(folder))
 
 
 def flops(sizes: Sizes, counted: Counted) -> float:
