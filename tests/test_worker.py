@@ -439,6 +439,23 @@ def test_deleting_a_job_takes_its_model_and_leaves_its_files(shop: Shop) -> None
     assert shop.files.get(1, job.result_file or "").filename == "results.csv"
 
 
+def test_deleting_a_job_that_ended_early_takes_its_checkpoints_bytes(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunery.run.FLUSH_SECONDS", 0.0)
+
+    def between(_order: TrainingOrder, step: int) -> None:
+        if step == 7:
+            shop.jobs.pause(1, job.id)
+
+    job = shop.job()
+    shop.run(FakeTrainer(between=between))
+    kept = [checkpoint.adapter for checkpoint in shop.jobs.checkpoints(shop.jobs.cancel(1, job.id))[0]]
+    assert kept and all(shop.store.blobs.exists(f"adapters/{adapter}") for adapter in kept)
+    shop.jobs.delete(1, job.id)
+    assert not any(shop.store.blobs.exists(f"adapters/{adapter}") for adapter in kept)
+
+
 def test_an_unfinished_job_can_t_be_deleted(shop: Shop) -> None:
     with pytest.raises(WrongState):
         shop.jobs.delete(1, shop.job().id)

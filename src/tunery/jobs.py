@@ -6,7 +6,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tunery import idempotency, quotas, recipe
+from tunery import adapters, idempotency, quotas, recipe
 from tunery.catalog import CHAT, Catalog, Target
 from tunery.errors import Conflict, InvalidRequest, NotFound, WrongState
 from tunery.files import TRAINING, Files
@@ -176,9 +176,13 @@ class Jobs:
         if model is not None:
             self._catalog.delete(account_id, model)
         with self._store.database.begin() as connection:
-            for table in (events, metrics, checkpoints):
+            for table in (events, metrics):
                 connection.execute(sa.delete(table).where(table.c.job_id == job_id))
+            gone = sa.delete(checkpoints).where(checkpoints.c.job_id == job_id).returning(checkpoints.c.adapter)
+            unnamed = adapters.unnamed(connection, [digest for (digest,) in connection.execute(gone)])
             connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
+        for digest in unnamed:
+            self._store.blobs.delete(adapters.blob(digest))
 
     def _fit_file(self, account_id: int, file_id: str, param: str, formats: frozenset[str]) -> File:
         try:
