@@ -16,9 +16,9 @@ from tests.fake_training import FakeTrainer
 from tests.fakes import FakeGenerator
 from tunery import app as wiring
 from tunery import certificates
-from tunery.app import Services
 from tunery.errors import TuneryError
 from tunery.messages import Adapter
+from tunery.rooms import Services
 from tunery.run import Bench
 from tunery.serve import Port
 from tunery.settings import Settings

@@ -50,6 +50,17 @@ class Access:
             return Caller(id=object_id, name=str(claims["sub"]), kind=PrincipalKind.USER, assignments=(EVERYTHING,))
         return self._known(object_id, issuer="")
 
+    def again(self, principal_id: str) -> Caller:
+        """Of a principal that proved itself earlier, with the roles it has now. Raises Unauthorized if it is gone."""
+        principal = self.principals.find(principal_id)
+        if principal is None or principal.id != principal_id:
+            raise Unauthorized("The principal isn't known here any more.")
+        return self._known(principal_id, principal.issuer)
+
+    def owner(self) -> Caller:
+        """Whoever can read this home's secrets."""
+        return Caller(id=self._derived_id("owner"), name="owner", kind=PrincipalKind.USER, assignments=(EVERYTHING,))
+
     def _known(self, object_id: str, issuer: str) -> Caller:
         found = self.principals.known(object_id, issuer)
         if found is None:

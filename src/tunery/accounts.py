@@ -176,6 +176,11 @@ class Accounts:
             raise LocalAuthDisabled
         return account
 
+    def generation(self, account: Account, key: str) -> int:
+        """Of the account's own key: what ends as soon as that key is regenerated."""
+        number = self._keys(account).index(key)
+        return account.key_generations[number]
+
     def refuse_without_tuning(self, account: Account) -> None:
         """Raises InvalidRequest where the account's region doesn't allow tuning."""
         if not self._settings.tunes_in(account.location):

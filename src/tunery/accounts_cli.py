@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tunery.accounts import Wanted
-from tunery.app import Services
 from tunery.errors import Conflict, InvalidRequest
 from tunery.options import Home
 from tunery.rights_cli import note, opened
+from tunery.rooms import Services
 
 accounts_app = typer.Typer(no_args_is_help=True, help="Accounts: each has data, models and keys of its own.")
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,12 +32,14 @@ from tunery.idle import IdleRule
 from tunery.imports import Imports
 from tunery.jobs import Jobs
 from tunery.metering import Meter
+from tunery.rooms import Services
 from tunery.run import Bench
 from tunery.serving.pool import EnginePool
 from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.blobs import FolderBlobs
 from tunery.store.database import Database
+from tunery.studio.rooms import Rooms
 from tunery.throttle import Throttle
 from tunery.training.local import LocalPlanner, LocalTrainer
 from tunery.uploads import Uploads
@@ -47,33 +49,6 @@ from tunery.worker import Worker
 logger = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """The rooms of the service, connected; what the API, the worker and the command line have in common."""
-
-    settings: Settings
-    store: Store
-    accounts: Accounts
-    groups: Groups
-    access: Access
-    authority: Authority
-    audit: Audit
-    catalog: Catalog
-    files: Files
-    uploads: Uploads
-    imports: Imports
-    jobs: Jobs
-    copies: Copies
-    deployments: Deployments
-    estimates: Estimates
-    uptime: Uptime
-    meter: Meter
-    idle: IdleRule
-
-    def close(self) -> None:
-        self.store.database.close()
 
 
 def services(settings: Settings) -> Services:
@@ -144,6 +119,18 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
     state.reconcile = asyncio.Event()
     api.install(app)
     return app
+
+
+def studio_of(rooms: Services, application: FastAPI) -> Rooms:
+    """What Studio works with: the same rooms, generator, limits and wishes to reconcile as the API's routes."""
+    state: Any = application.state
+    return Rooms(
+        **{field.name: getattr(rooms, field.name) for field in dataclasses.fields(rooms)},
+        generator=state.generator,
+        throttle=state.throttle,
+        reconcile=state.reconcile.set,
+        sign_ins=state.sign_ins,
+    )
 
 
 def entrance(application: FastAPI) -> Tolerance:

@@ -23,6 +23,7 @@ from tunery.errors import InvalidRequest, TuneryError
 from tunery.models import bundled
 from tunery.options import Home
 from tunery.rights_cli import note, principals_app, roles_app
+from tunery.studio.sessions import Sessions
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A fine-tuning service that speaks Azure OpenAI.")
 models_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
@@ -61,6 +62,11 @@ def serve_command(
     console.print(f"Tunery listens on [bold]{chosen.endpoint}[/], home {chosen.home}", highlight=False)
     if chosen.tls_port:
         console.print(f"and, with the control plane, on [bold]{chosen.tls_endpoint}[/]", highlight=False)
+    if chosen.studio:
+        console.print(
+            f"Studio: {chosen.endpoint}/studio; [bold]tunery studio --home {chosen.home}[/] prints a signed-in link",
+            highlight=False,
+        )
     console.print(f'In another shell: eval "$(tunery env --home {chosen.home})"', highlight=False)
     asyncio.run(serve.serve(chosen, supervised=supervised))
 
@@ -126,6 +132,16 @@ def env(
         typer.echo(f"export {variable}='{value}'")
     if az:
         typer.echo(AZ_LINES)
+    rooms.close()
+
+
+@app.command("studio")
+def studio_command(home: Home = None) -> None:
+    """Print a link that opens Studio, signed in as this home's owner; it works once, for five minutes."""
+    chosen = settings.load(home=home)
+    address = serve.read_address(chosen)
+    rooms = wiring.services(chosen)
+    typer.echo(f"{address.endpoint}/studio/enter?token={Sessions(rooms).link()}")
     rooms.close()
 
 

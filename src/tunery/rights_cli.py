@@ -13,11 +13,11 @@ from rich.table import Table
 
 from tunery import app as wiring
 from tunery import roles, settings
-from tunery.app import Services
 from tunery.errors import InvalidRequest, NotFound
 from tunery.options import Home
 from tunery.principals import check_password
 from tunery.records import Change, PrincipalKind
+from tunery.rooms import Services
 
 principals_app = typer.Typer(no_args_is_help=True, help="Who may sign in: people and service principals.")
 roles_app = typer.Typer(no_args_is_help=True, help="Who may do what, and where.")

@@ -12,7 +12,7 @@ import msgspec
 import uvicorn
 from fastapi import FastAPI
 
-from tunery import app, certificates, parent
+from tunery import app, certificates, parent, studio
 from tunery.errors import InvalidRequest
 from tunery.serving import commands
 from tunery.serving.pool import EnginePool
@@ -52,9 +52,8 @@ async def serve(settings: Settings, *, supervised: bool = False) -> None:
         silence_seconds=settings.engine_silence_seconds,
     )
     application = app.web(rooms, engines)
-    ports = [_port(application, settings.host, settings.port)]
-    if settings.tls_port:
-        ports.append(_port(application, settings.host, settings.tls_port, certificate, key))
+    if settings.studio:
+        studio.install(application, app.studio_of(rooms, application))
     write_address(settings, ca)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -63,6 +62,9 @@ async def serve(settings: Settings, *, supervised: bool = False) -> None:
     if supervised:
         parent.follow(lambda: loop.call_soon_threadsafe(stopping.set))
     async with application.router.lifespan_context(application):
+        ports = [_port(application, settings.host, settings.port)]
+        if settings.tls_port:
+            ports.append(_port(application, settings.host, settings.tls_port, certificate, key))
         worker = asyncio.create_task(_keep_worker(settings, stopping))
         serving = [asyncio.create_task(port.serve()) for port in ports]
         stopped = asyncio.create_task(stopping.wait())

@@ -126,6 +126,10 @@ class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Life of a token that the built-in authority gives out."""
     refresh_token_seconds: int = 7 * 24 * 3600
     """For how long a person comes back without the password."""
+    studio: bool = True
+    """Studio, the pages in the browser, at /studio."""
+    studio_session_seconds: int = 12 * 3600
+    """How long a sign-in to Studio lasts."""
     issuers: list[Issuer] = []
     """Authorities beside the built-in one; their principals are made with `tunery principals add --issuer`."""
 

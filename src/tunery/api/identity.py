@@ -126,13 +126,13 @@ FormBody = Annotated[Form, Depends(form_body)]
 @router.post("/adfs/oauth2/token", dependencies=[Tls])
 async def token(request: Request, form: FormBody) -> Response:
     authority: Authority = request.app.state.authority
-    return JSONResponse(await _in_turn(request, lambda: authority.grant(form)), headers=NO_STORE)
+    return JSONResponse(await in_turn(request.app.state.sign_ins, lambda: authority.grant(form)), headers=NO_STORE)
 
 
 @router.post("/adfs/oauth2/devicecode", dependencies=[Tls])
 async def device_code(request: Request, form: FormBody) -> Response:
     authority: Authority = request.app.state.authority
-    begun = await _in_turn(request, lambda: authority.begin_device(form))
+    begun = await in_turn(request.app.state.sign_ins, lambda: authority.begin_device(form))
     page = f"{request.app.state.access.tokens.issuer}/oauth2/deviceauth"
     body = {
         "device_code": begun.code_hash,
@@ -156,15 +156,14 @@ async def approve(request: Request, form: FormBody) -> Response:
     authority: Authority = request.app.state.authority
     given = [form.get(name, "") for name in ("user_code", "username", "password")]
     try:
-        await _in_turn(request, lambda: authority.approve_device(*given))
+        await in_turn(request.app.state.sign_ins, lambda: authority.approve_device(*given))
     except (SignInRefused, SignInThrottled) as error:
         return _page(error.message, given[0], status=error.status)
     return HTMLResponse("<!doctype html><title>Tunery</title><p>Done. You can close this page.", headers=PAGE_HEADERS)
 
 
-async def _in_turn(request: Request, work: Callable[[], ResultT]) -> ResultT:
+async def in_turn(turns: anyio.CapacityLimiter, work: Callable[[], ResultT]) -> ResultT:
     """One sign-in after another: checking a secret is costly on purpose, and must not take all threads."""
-    turns: anyio.CapacityLimiter = request.app.state.sign_ins
     if turns.statistics().tasks_waiting >= MOST_WAITING:
         raise SignInThrottled("Too many sign-ins at once. Please try again in a moment.", retry_after=5)
     return await anyio.to_thread.run_sync(work, limiter=turns)

@@ -33,7 +33,22 @@ def authorise(request: Request, caller: Caller, where: Account | str) -> None:
     roles.require(caller, operation, where)
     if not roles.changes(operation):
         return
-    noted = Change(
+    noted = change_of(
+        caller,
+        operation,
+        where,
+        resource=request.url.path,
+        address=request.client.host if request.client else "",
+        request_id=request.state.request_id,
+    )
+    setattr(request.state, NOTED, noted)
+
+
+def change_of(
+    caller: Caller, operation: str, where: Account | str, *, resource: str, address: str, request_id: str
+) -> Change:
+    """What the audit log says of it, but for when it was and how it ended."""
+    return Change(
         at=0,
         principal_id=caller.id,
         name=caller.name,
@@ -41,12 +56,11 @@ def authorise(request: Request, caller: Caller, where: Account | str) -> None:
         operation=operation,
         action=roles.ACTIONS[operation],
         scope=roles.folded(where),
-        resource=request.url.path,
+        resource=resource,
         status=0,
-        address=request.client.host if request.client else "",
-        request_id=request.state.request_id,
+        address=address,
+        request_id=request_id,
     )
-    setattr(request.state, NOTED, noted)
 
 
 class Audited:
@@ -62,14 +76,16 @@ class Audited:
                 change = scope["state"].pop(NOTED, None)
                 if change is not None:
                     done = msgspec.structs.replace(change, status=message["status"])
-                    await anyio.to_thread.run_sync(self._write, done)
+                    await anyio.to_thread.run_sync(note_down, self._audit, done)
             await send(message)
 
         await self._app(scope, receive, audited if scope["type"] == "http" else send)
 
-    def _write(self, change: Change) -> None:
-        try:
-            self._audit.write(change)
-        except SQLAlchemyError:
-            # The change stands; an error to the caller would say that it doesn't.
-            logger.exception("not in the audit log: %s of %s by %s", change.operation, change.resource, change.name)
+
+def note_down(audit: Audit, change: Change) -> None:
+    """A row in the audit log of a change that was made."""
+    try:
+        audit.write(change)
+    except SQLAlchemyError:
+        # The change stands; an error to the caller would say that it doesn't.
+        logger.exception("not in the audit log: %s of %s by %s", change.operation, change.resource, change.name)

@@ -136,6 +136,19 @@ device_codes = sa.Table(
     sa.Column("principal_id", sa.ForeignKey("principals.id", ondelete="CASCADE")),
 )
 
+studio_sessions = sa.Table(
+    "studio_sessions",
+    schema,
+    sa.Column("token_hash", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("principal_id", sa.ForeignKey("principals.id", ondelete="CASCADE")),
+    sa.Column("account_id", sa.ForeignKey("accounts.id", ondelete="CASCADE")),
+    sa.Column("mark", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("expires_at", sa.Integer, nullable=False),
+)
+
 files = sa.Table(
     "files",
     schema,

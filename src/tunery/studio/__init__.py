@@ -1,0 +1,24 @@
+"""Studio: the service in the browser, with the functions and the rights of the API. NiceGUI pages below /studio.
+
+NiceGUI keeps its pages for the whole process, so a process has one Studio.
+"""
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+from nicegui import core, ui
+
+from tunery.studio import pages
+from tunery.studio.frame import ROOT
+from tunery.studio.guard import Guard
+from tunery.studio.rooms import Rooms
+from tunery.studio.sessions import Sessions
+
+
+def install(application: FastAPI, rooms: Rooms) -> None:
+    """Mount Studio; before the application's lifespan begins."""
+    pages.load()
+    core.app.state.rooms = rooms
+    core.app.state.sessions = Sessions(rooms)
+    core.app.add_middleware(Guard)
+    application.add_api_route(ROOT, lambda: RedirectResponse(f"{ROOT}/"), include_in_schema=False)
+    ui.run_with(application, title="Tunery", mount_path=ROOT, show_welcome_message=False, reconnect_timeout=10.0)
