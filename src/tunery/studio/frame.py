@@ -12,7 +12,7 @@ from urllib.parse import quote
 import anyio
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
-from nicegui import core, ui
+from nicegui import ui
 
 from tunery.errors import TuneryError, Unauthorized
 from tunery.studio import parts
@@ -149,13 +149,17 @@ async def _framed(request: Request, visitor: Visitor, path: str, build: Callable
         try:
             await build()
         except TuneryError as error:
-            _refused(error)
+            _refused(error.message, error.status)
+        except Exception:
+            # An edge, like a route's: whatever it was, the page around it still stands.
+            logger.exception("the page %s broke", path)
+            _refused(t("frame.broken"), 500)
 
 
-def _refused(error: TuneryError) -> None:
-    ui.context.client.status_code = error.status
+def _refused(why: str, status: int) -> None:
+    ui.context.client.status_code = status
     parts.heading(t("frame.refused"))
-    ui.label(error.message).classes("break-words").props("role=alert")
+    ui.label(why).classes("break-words").props("role=alert")
 
 
 def _navigation(path: str) -> ui.left_drawer:
@@ -234,11 +238,3 @@ def _asked_for(request: Request) -> str:
 @functools.cache
 def _css() -> str:
     return files(__package__).joinpath("look.css").read_text("utf-8")
-
-
-def broke(error: Exception) -> None:
-    """What a page or a handler raised and nobody expected: into the log, a plain sentence to the visitor."""
-    logger.error("Studio", exc_info=error)
-
-
-core.app.on_exception(broke)

@@ -1,5 +1,6 @@
 """What pages are made of: buttons that know rights, notes, questions, live updates. Knows no record."""
 
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -9,6 +10,8 @@ from nicegui import ui
 from tunery.errors import TuneryError, Unauthorized
 from tunery.studio.texts import t
 from tunery.studio.visitor import Visitor
+
+logger = logging.getLogger(__name__)
 
 Handler = Callable[[], Awaitable[None]]
 Look = Literal["primary", "plain", "danger"]
@@ -32,6 +35,10 @@ def said() -> Iterator[None]:
             ui.navigate.reload()
     except TuneryError as error:
         note(error.message, kind="negative")
+    except Exception:
+        # An edge, like a route's: the visitor is told, the log says what it was.
+        logger.exception("an action of Studio broke")
+        note(t("frame.broken"), kind="negative")
 
 
 def note(text: str, *, kind: Literal["positive", "negative", "warning", "info"] = "positive") -> None:
