@@ -19,7 +19,7 @@ __all__ = ["shop"]
 
 
 def estimates(shop: Shop, planner: FakePlanner) -> Estimates:
-    return Estimates(shop.store, shop.settings, shop.catalog, shop.files, shop.jobs, planner)
+    return Estimates(shop.store, shop.settings, shop.files, shop.jobs, planner)
 
 
 def estimate(shop: Shop, planner: FakePlanner | None = None, *, account: int = 1, **more: object) -> Estimate:

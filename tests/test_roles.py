@@ -113,6 +113,7 @@ def test_reading_and_asking_leave_no_audit_row_and_everything_else_does() -> Non
     assert {operation for operation in quiet if not operation.startswith(("GET ", "HEAD "))} == {
         "POST /fine_tuning/jobs/{job_id}/events",
         "POST /fine_tuning/estimate",
+        "POST /fine_tuning/recipe",
         "POST /chat/completions",
         "POST /deployments/{deployment}/chat/completions",
         "POST /completions",

@@ -131,6 +131,15 @@ def test_automatic_hyperparameters_are_written_back(shop: Shop) -> None:
     assert job.resolved["learning_rate_multiplier"] > 0
 
 
+def test_what_automatic_chooses_is_known_once_the_file_is_checked(shop: Shop) -> None:
+    wanted = NewJob(model=BASE, training_file=shop.file(jsonl(40)))
+    with pytest.raises(InvalidRequest, match="still being checked"):
+        shop.jobs.resolve(1, wanted)
+    shop.run_checks()
+    chosen = shop.jobs.resolve(1, wanted)
+    assert (chosen.n_epochs, chosen.batch_size, chosen.learning_rate_multiplier) == (3, 4, 1.0)
+
+
 def test_a_trainer_that_dies_goes_on_from_its_last_state_and_no_step_is_told_twice(shop: Shop) -> None:
     deaths = iter([7])
 

@@ -77,7 +77,7 @@ def services(settings: Settings) -> Services:
         jobs=jobs_room,
         copies=Copies(store, settings),
         deployments=Deployments(store, settings, catalog),
-        estimates=Estimates(store, settings, catalog, kept, jobs_room, LocalPlanner()),
+        estimates=Estimates(store, settings, kept, jobs_room, LocalPlanner()),
         uptime=Uptime(store),
         meter=Meter(store),
         idle=IdleRule(store, settings),

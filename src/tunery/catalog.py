@@ -6,6 +6,7 @@ GPT-3.5.
 """
 
 import re
+import sys
 from pathlib import Path
 
 import msgspec
@@ -58,6 +59,19 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     custom_model: str | None = None
     """The tuned model this is, or belongs to: at most one deployment each."""
     job_id: str | None = None
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """A name that a job can start from."""
+
+    name: str
+    base: str
+    """Itself, if it is a base."""
+    kinds: frozenset[str]
+    job_id: str | None = None
+    step: int | None = None
+    """Of a checkpoint that isn't the last one of its job."""
+    created_at: int | None = None
 
 
 class Catalog:
@@ -124,6 +138,20 @@ class Catalog:
         query = sa.select(models).where(models.c.account_id == account_id, models.c.name == name)
         with self._store.database.read() as connection:
             return one(connection, Model, query)
+
+    def starts(self, account_id: int) -> list[Start]:
+        """All that `find` finds and the account may tune: bases, then tuned models and checkpoints, newest first."""
+        kept = [
+            sa.select(table.c.name, table.c.job_id, table.c.created_at).where(table.c.account_id == account_id)
+            for table in (models, checkpoints, copies)
+        ]
+        with self._store.database.read() as connection:
+            rows = connection.execute(sa.union_all(*kept)).all()
+        kinds = {base.name: base.kinds for base in self.bases()}
+        tuned = {name: _start(name, job_id, created_at, kinds) for name, job_id, created_at in rows}
+        usable = [start for start in tuned.values() if start.base in kinds]
+        usable.sort(key=lambda start: (start.created_at or 0, start.step or sys.maxsize), reverse=True)
+        return [*(Start(name=name, base=name, kinds=kinds[name]) for name in kinds), *usable]
 
     def find(self, account_id: int, name: str, *, param: str = "model") -> Target:
         """A base by any of its names, a tuned model, or a checkpoint by its name or ftchkpt- id.
@@ -214,6 +242,19 @@ class Catalog:
         )
         with self._store.database.read() as connection:
             return one(connection, Checkpoint, query)
+
+
+def _start(name: str, job_id: str, created_at: int, kinds: dict[str, frozenset[str]]) -> Start:
+    base = name.split(".ft-", 1)[0]
+    step = name.partition(STEP)[2]
+    return Start(
+        name=name,
+        base=base,
+        kinds=kinds.get(base, frozenset()),
+        job_id=job_id,
+        step=int(step) if step else None,
+        created_at=created_at,
+    )
 
 
 def model_of(name: str) -> str:

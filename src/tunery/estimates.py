@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from tunery import examples, rates, recipe
-from tunery.catalog import Catalog, Target
+from tunery.catalog import Target
 from tunery.errors import EstimateFailed, InvalidRequest, TooManyRequests
 from tunery.files import TRAINING, Files
-from tunery.jobs import PREFERENCE, Jobs, NewJob, formats_of, refuse_mixed, refuse_unfit
+from tunery.jobs import PREFERENCE, Jobs, NewJob, formats_of, refuse_mixed, refuse_unchecked, refuse_unfit
 from tunery.messages import Failed, Plan, Planned, PlanOrder, TrainingOrder
 from tunery.rates import Rate
 from tunery.records import File, FileStatus
@@ -85,10 +85,8 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Estimates:
-    def __init__(
-        self, store: Store, settings: Settings, catalog: Catalog, files: Files, jobs: Jobs, planner: Planner
-    ) -> None:
-        self._store, self._settings, self._catalog, self._files, self._jobs = store, settings, catalog, files, jobs
+    def __init__(self, store: Store, settings: Settings, files: Files, jobs: Jobs, planner: Planner) -> None:
+        self._store, self._settings, self._files, self._jobs = store, settings, files, jobs
         self._planner = planner
         self._busy: set[int] = set()
         self._lock = threading.Lock()
@@ -100,9 +98,7 @@ class Estimates:
             InvalidRequest: as creating the job would, and while a file is still being checked. TooManyRequests: others
             are being made. EstimateFailed: it took too long, or its process ended.
         """
-        target = self._catalog.find(account_id, wanted.model)
-        requested = recipe.parse(wanted.hyperparameters, wanted.method, base=target.base.model)
-        training, validation = self._jobs.checked_files(account_id, wanted, target, requested)
+        target, requested, training, validation = self._jobs.understood(account_id, wanted)
         sources = [
             self._source(file, param)
             for file, param in ((training, "training_file"), (validation, "validation_file"))
@@ -129,10 +125,7 @@ class Estimates:
         return _estimate(target, resolved, (counts[0], counts[1]), planned, rate)
 
     def _source(self, file: File, param: str) -> Source:
-        if file.status != FileStatus.PROCESSED:
-            raise InvalidRequest(
-                f"The {param} '{file.id}' is still being checked. Ask again once its status is processed.", param=param
-            )
+        refuse_unchecked(file, param)
         return Source(file, self._files.content(file))
 
     def _order(self, target: Target, sources: list[Source], resolved: recipe.Recipe) -> TrainingOrder:

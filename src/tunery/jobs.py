@@ -1,6 +1,6 @@
 """Fine-tuning jobs as users see them: create, look at, cancel, pause, resume, delete. Writes rows, never trains."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -11,6 +11,7 @@ from tunery.catalog import CHAT, Catalog, Target
 from tunery.errors import Conflict, InvalidRequest, NotFound, WrongState
 from tunery.files import TRAINING, Files
 from tunery.rates import finish_time
+from tunery.recipe import Recipe
 from tunery.records import (
     TERMINAL,
     Checkpoint,
@@ -45,6 +46,15 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     prompt_loss_weight: float | None = None
 
 
+class Understood(NamedTuple):
+    """A create request that nothing is wrong with, as far as can be known before its files are checked."""
+
+    target: Target
+    requested: recipe.Requested
+    training: File
+    validation: File | None
+
+
 class Jobs:
     """Jobs of all accounts; every call names the account it acts for."""
 
@@ -65,9 +75,7 @@ class Jobs:
         earlier = idempotency.earlier(self._store, jobs, account_id, idempotency_key, digest)
         if earlier is not None:
             return record(Job, earlier)
-        target = self._catalog.find(account_id, wanted.model)
-        requested = recipe.parse(wanted.hyperparameters, wanted.method, base=target.base.model)
-        training, _ = self.checked_files(account_id, wanted, target, requested)
+        target, requested, training, _ = self.understood(account_id, wanted)
         row = {
             **self._row(account_id, wanted, target, requested),
             "idempotency_key": idempotency_key,
@@ -96,14 +104,32 @@ class Jobs:
             return record(Job, earlier)
         return self.get(account_id, str(row["id"]))
 
-    def checked_files(
-        self, account_id: int, wanted: NewJob, target: Target, requested: recipe.Requested
-    ) -> tuple[File, File | None]:
-        """Training and validation file. Raises InvalidRequest where either can't be used."""
+    def understood(self, account_id: int, wanted: NewJob) -> Understood:
+        """What a create request asks for. Raises InvalidRequest, with the parameter, for all that creating refuses."""
+        target = self._catalog.find(account_id, wanted.model)
+        requested = recipe.parse(wanted.hyperparameters, wanted.method, base=target.base.model)
         formats, validation = formats_of(target, requested), None
         if wanted.validation_file is not None:
             validation = self._fit_file(account_id, wanted.validation_file, "validation_file", formats)
-        return self._fit_file(account_id, wanted.training_file, "training_file", formats), validation
+        training = self._fit_file(account_id, wanted.training_file, "training_file", formats)
+        recipe.check_metadata(wanted.metadata)
+        recipe.validate_suffix(wanted.suffix)
+        kind = "supervised" if requested.dpo is None else "dpo"
+        recipe.check_prompt_loss_weight(wanted.prompt_loss_weight, "prompt_loss_weight", kind)
+        return Understood(target, requested, training, validation)
+
+    def resolve(self, account_id: int, wanted: NewJob) -> Recipe:
+        """What the job that the same request would create trains with: automatic values from the checked data.
+
+        Raises InvalidRequest as creating it would, and while a file is still being checked.
+        """
+        target, requested, training, validation = self.understood(account_id, wanted)
+        for param, file in (("training_file", training), ("validation_file", validation)):
+            if file is not None:
+                refuse_unchecked(file, param)
+        if validation is not None:
+            refuse_mixed(training, validation)
+        return recipe.resolve(requested, training.examples or 0, target.base.model, recipe.seed(wanted.seed))
 
     def get(self, account_id: int, job_id: str) -> Job:
         with self._store.database.read() as connection:
@@ -193,10 +219,6 @@ class Jobs:
         return file
 
     def _row(self, account_id: int, wanted: NewJob, target: Target, requested: recipe.Requested) -> dict[str, Any]:
-        recipe.check_metadata(wanted.metadata)
-        recipe.validate_suffix(wanted.suffix)
-        kind = "supervised" if requested.dpo is None else "dpo"
-        recipe.check_prompt_loss_weight(wanted.prompt_loss_weight, "prompt_loss_weight", kind)
         return {
             "id": new_id("ftjob-"),
             "account_id": account_id,
@@ -223,6 +245,11 @@ class Jobs:
             connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(status=status, **values))
             add_event(connection, self._store, job_id, key=new_id("asked-"), message=message)
             return _job(connection, account_id, job_id)
+
+
+def trainable(kinds: frozenset[str]) -> frozenset[str]:
+    """The formats of file that train such a base, by one method or another."""
+    return kinds | ({PREFERENCE} if CHAT in kinds else frozenset())
 
 
 def formats_of(target: Target, requested: recipe.Requested) -> frozenset[str]:
@@ -259,6 +286,14 @@ def refuse_unfit(file: File, formats: frozenset[str], param: str) -> None:
             f"The {param} '{file.id}' holds {file.format} examples; this job's model and method are trained on "
             f"{' or '.join(sorted(formats))} examples. {advice}",
             param=param,
+        )
+
+
+def refuse_unchecked(file: File, param: str) -> None:
+    """Raises InvalidRequest as long as it isn't known what the file holds."""
+    if file.status != FileStatus.PROCESSED:
+        raise InvalidRequest(
+            f"The {param} '{file.id}' is still being checked. Ask again once its status is processed.", param=param
         )
 
 

@@ -39,6 +39,8 @@ ACTIONS = {
     "POST /uploads/{upload_id}/cancel": f"{DATA}/uploads/write",
     "POST /fine_tuning/jobs": f"{DATA}/fine-tunes/write",
     "POST /fine_tuning/estimate": f"{DATA}/fine-tunes/estimate/action",
+    "POST /fine_tuning/recipe": f"{DATA}/fine-tunes/read",
+    "GET /fine_tuning/models": f"{DATA}/models/read",
     "GET /fine_tuning/jobs": f"{DATA}/fine-tunes/read",
     "GET /fine_tuning/jobs/{job_id}": f"{DATA}/fine-tunes/read",
     "DELETE /fine_tuning/jobs/{job_id}": f"{DATA}/fine-tunes/delete",

@@ -37,7 +37,7 @@ def needs(operation: str) -> str:
     if not is_arm(path):
         if path.endswith("/completions"):
             return "infer"
-        return "read" if method == "GET" or path.endswith("/events") else "tune"
+        return "read" if method == "GET" or path.endswith(("/events", "/recipe")) else "tune"
     if path in ("/tenants", "/subscriptions"):
         return "sign in"
     for end, what in (("/auditLogs", "audit"), ("accounts/{account}/usages", "quota"), ("{location}/usages", "quota")):

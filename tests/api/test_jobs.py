@@ -231,6 +231,34 @@ def test_a_bad_create_is_400_and_names_its_parameter_in_both_families(
     assert [classic.status_code, v1.status_code] == [400, 400]
     assert classic.json()["error"]["target"] == v1.json()["error"]["param"] == param
     assert v1.json()["error"]["type"] == "invalid_request_error"
+    asked = service.http("POST", "/openai/fine_tuning/recipe", json=body)
+    assert (asked.status_code, asked.json()) == (400, classic.json())
+
+
+def test_the_recipe_says_what_a_create_with_the_same_body_trains_with(service: LiveService) -> None:
+    file = upload(service)
+    body = {"model": BASE, "training_file": file, "hyperparameters": {"batch_size": 2}, "seed": 7}
+    service.azure().files.wait_for_processing(file, poll_interval=0.1)
+    recipe = service.http("POST", "/openai/fine_tuning/recipe", json=body).json()
+    job = tune(service, **body)
+    given = {name: recipe[name] for name in ("n_epochs", "batch_size", "learning_rate_multiplier")}
+    assert given == job.hyperparameters.to_dict() == {"n_epochs": 8, "batch_size": 2, "learning_rate_multiplier": 1.0}
+    assert (recipe["object"], recipe["seed"], recipe["learning_rate"]) == ("fine_tuning.recipe", 7, 2e-3)
+
+
+def test_every_name_that_a_job_can_start_from_is_listed_bases_first(service: LiveService) -> None:
+    service.trainer.valid_losses = {4: 1.0, 8: 0.5}
+    job = tune(service)
+    service.trainer.valid_losses = {}
+    found = {start["id"]: start for start in service.http("GET", "/openai/fine_tuning/models").json()["data"]}
+    assert (found["babbage-002"]["formats"], found[BASE]["formats"]) == (["completion"], ["chat", "preference"])
+    assert list(found).index(BASE) < list(found).index(job.fine_tuned_model)
+    tuned = found[job.fine_tuned_model]
+    assert (tuned["base"], tuned["fine_tuning_job_id"], tuned["formats"]) == (BASE, job.id, ["chat", "preference"])
+    steps = [start.get("step_number") for start in found.values() if start.get("fine_tuning_job_id") == job.id]
+    assert steps == [None, 8, 4]
+    for name in found:
+        assert service.rooms.catalog.find(service.account.id, name).name == name
 
 
 def test_a_body_that_is_no_json_or_misses_a_field_says_so(service: LiveService) -> None:

@@ -9,8 +9,9 @@ from fastapi.responses import Response
 
 from tunery.accounts import Accounts
 from tunery.api.wire import Call, DataPlane, Family, JsonBody, decode, page, page_size, reply
+from tunery.catalog import Catalog, Start
 from tunery.estimates import Estimates
-from tunery.jobs import Jobs, NewJob
+from tunery.jobs import Jobs, NewJob, trainable
 from tunery.records import Checkpoint, Event, Job
 
 router = APIRouter()
@@ -36,6 +37,18 @@ def estimate(request: Request, call: DataPlane, body: JsonBody) -> Response:
     estimates: Estimates = request.app.state.estimates
     found = estimates.create(call.account.id, decode(body, NewJob))
     return reply(call, {"object": "fine_tuning.estimate", **msgspec.to_builtins(found)})
+
+
+@router.post("/fine_tuning/recipe")
+def recipe(request: Request, call: DataPlane, body: JsonBody) -> Response:
+    found = _jobs(request).resolve(call.account.id, decode(body, NewJob))
+    return reply(call, {"object": "fine_tuning.recipe", **msgspec.to_builtins(found)})
+
+
+@router.get("/fine_tuning/models")
+def list_starts(request: Request, call: DataPlane) -> Response:
+    catalog: Catalog = request.app.state.catalog
+    return reply(call, page([_start(start) for start in catalog.starts(call.account.id)], False))
 
 
 @router.get("/fine_tuning/jobs")
@@ -164,6 +177,18 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "fine_tuning_job_id": checkpoint.job_id,
         "step_number": checkpoint.step,
         "metrics": msgspec.to_builtins(checkpoint.metrics),
+    }
+
+
+def _start(start: Start) -> dict[str, Any]:
+    return {
+        "id": start.name,
+        "object": "fine_tuning.model",
+        "base": start.base,
+        "formats": sorted(trainable(start.kinds)),
+        "fine_tuning_job_id": start.job_id,
+        "step_number": start.step,
+        "created_at": start.created_at,
     }
 
 
