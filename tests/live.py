@@ -138,7 +138,7 @@ async def _serve(
 ) -> None:
     settings = rooms.settings
     application = wiring.web(rooms, engines)  # type: ignore[arg-type]
-    common: dict[str, Any] = {"host": "127.0.0.1", "lifespan": "off", "log_level": "warning"}
+    common: dict[str, Any] = {"host": "127.0.0.1", "http": "h11", "lifespan": "off", "log_level": "warning"}
     ports = [
         Port(uvicorn.Config(wiring.entrance(application), port=settings.port, **common)),
         Port(

@@ -115,6 +115,7 @@ def _port(
         app.entrance(application),
         host=host,
         port=number,
+        http="h11",  # the one whose limits the next line knows; uvicorn would take whichever is installed
         lifespan="off",
         log_level="warning",
         timeout_graceful_shutdown=5,

@@ -202,7 +202,7 @@ async def _account(visitor: Visitor) -> None:
     async def choose(name: str) -> None:
         with parts.said():
             await visitor.choose(names[name])
-            ui.navigate.to(f"{ROOT}/")
+            ui.navigate.to("/")
 
     select = ui.select(list(names), value=visitor.account.name, on_change=lambda event: choose(event.value))
     select.props("dense outlined options-dense").classes("w-40").props["aria-label"] = t("frame.account")
