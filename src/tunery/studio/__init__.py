@@ -8,10 +8,13 @@ from fastapi.responses import RedirectResponse
 from nicegui import core, ui
 
 from tunery.studio import pages
-from tunery.studio.frame import ROOT
+from tunery.studio.frame import MARK, ROOT
 from tunery.studio.guard import Guard
 from tunery.studio.rooms import Rooms
 from tunery.studio.sessions import Sessions
+
+RECONNECT_SECONDS = 30.0
+"""For so long a page whose connection broke may come back and go on where it was."""
 
 
 def install(application: FastAPI, rooms: Rooms) -> None:
@@ -21,4 +24,11 @@ def install(application: FastAPI, rooms: Rooms) -> None:
     core.app.state.sessions = Sessions(rooms)
     core.app.add_middleware(Guard)
     application.add_api_route(ROOT, lambda: RedirectResponse(f"{ROOT}/"), include_in_schema=False)
-    ui.run_with(application, title="Tunery", mount_path=ROOT, show_welcome_message=False, reconnect_timeout=10.0)
+    ui.run_with(
+        application,
+        title="Tunery",
+        favicon=MARK,
+        mount_path=ROOT,
+        show_welcome_message=False,
+        reconnect_timeout=RECONNECT_SECONDS,
+    )

@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 Builder = Callable[..., Awaitable[None]]
 ROOT = "/studio"
+MARK = Path(__file__).with_name("mark.svg")
 SIGN_IN = "/sign-in"
 LOOK_COOKIE, LANGUAGE_COOKIE = "tunery_look", "tunery_language"
 NAVIGATION = (
@@ -182,8 +184,11 @@ async def _header(visitor: Visitor, dark: ui.dark_mode, drawer: ui.left_drawer) 
     with ui.header().classes("tunery-bar items-center gap-2 px-3 py-1 no-wrap"):
         menu = ui.button(icon="menu", color=None, on_click=drawer.toggle).props("flat round dense")
         menu.props["aria-label"] = t("frame.menu")
-        with ui.element("a").classes("font-semibold text-lg no-underline").style("color: inherit") as brand:
+        with ui.element("a").classes(
+            "flex items-center gap-2 font-semibold text-lg no-underline tunery-brand"
+        ) as brand:
             brand.props["href"] = f"{ROOT}/"
+            ui.image(MARK).classes("w-6 h-6").props("no-spinner no-transition aria-hidden=true")
             ui.label("Tunery")
         ui.space()
         await _account(visitor)
