@@ -184,12 +184,10 @@ async def _header(visitor: Visitor, dark: ui.dark_mode, drawer: ui.left_drawer) 
     with ui.header().classes("tunery-bar items-center gap-2 px-3 py-1 no-wrap"):
         menu = ui.button(icon="menu", color=None, on_click=drawer.toggle).props("flat round dense")
         menu.props["aria-label"] = t("frame.menu")
-        with ui.element("a").classes(
-            "flex items-center gap-2 font-semibold text-lg no-underline tunery-brand"
-        ) as brand:
-            brand.props["href"] = f"{ROOT}/"
+        with ui.element("a").classes("flex flex-nowrap items-center gap-2 tunery-brand") as brand:
+            brand.props["href"], brand.props["aria-label"] = f"{ROOT}/", "Tunery"
             ui.image(MARK).classes("w-6 h-6").props("no-spinner no-transition aria-hidden=true")
-            ui.label("Tunery")
+            ui.label("Tunery").classes("max-sm:hidden")
         ui.space()
         await _account(visitor)
         language_button()
