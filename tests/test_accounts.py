@@ -20,8 +20,8 @@ from tunery.jobs import add_event
 from tunery.records import Account
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import accounts as table
-from tunery.store.database import checkpoints, files, models, parts, schema, uploads
+from tunery.store.tables import accounts as table
+from tunery.store.tables import checkpoints, files, models, parts, schema, uploads
 
 
 @pytest.fixture

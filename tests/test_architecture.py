@@ -22,7 +22,7 @@ LAYERS = [
     {"run"},
     {"tuned"},
     {"deployments", "estimates", "idle", "overfitting", "uploads", "results", "imports"},
-    {"jobs"},
+    {"jobs", "deploying"},
     {"files", "queue"},
     {"authority", "catalog", "access"},
     {"accounts"},

@@ -16,7 +16,7 @@ from tunery.records import File, FileStatus, JobStatus
 from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.blobs import FolderBlobs
-from tunery.store.database import accounts, jobs
+from tunery.store.tables import accounts, jobs
 from tunery.uploads import Uploads
 
 LINE = b'{"messages": [{"role": "user", "content": "q%d"}, {"role": "assistant", "content": "a"}]}\n'

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from tests.fake_training import FakeClock
 from tests.test_worker import BASE, Shop
 from tunery import uptime
-from tunery.deployments import Deployments, Wanted
+from tunery.deploying import Deployer, Wanted
+from tunery.deployments import Deployments
 from tunery.errors import DeploymentNotFound
 from tunery.idle import IdleRule
 from tunery.records import Account, Deployment, DeploymentState
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import accounts, deployments, one
+from tunery.store.database import one
+from tunery.store.tables import accounts, deployments
 from tunery.uptime import LONGEST_TICK, Uptime
 
 HOUR, DAY, YEAR = 3600, 86_400, 365 * 86_400
@@ -34,6 +36,7 @@ class House:
         self.shop, self.store, self.settings, self.clock = Shop(store, settings), store, settings, clock
         self.monotonic = FakeClock(0.0)
         self.deployments = Deployments(store, settings, self.shop.catalog)
+        self.deployer = Deployer(store, settings, self.shop.catalog)
         self.restart()
 
     def restart(self) -> None:
@@ -52,7 +55,7 @@ class House:
         with self.store.database.read() as connection:
             account = one(connection, Account, sa.select(accounts).where(accounts.c.id == 1))
         assert account is not None
-        made, _ = self.deployments.put(account, name, Wanted(model=model, sku_name=sku), by="tests")
+        made, _ = self.deployer.put(account, name, Wanted(model=model, sku_name=sku), by="tests")
         with self.store.database.begin() as connection:
             connection.execute(sa.update(deployments).values(state=DeploymentState.SUCCEEDED))
         return made
@@ -180,7 +183,7 @@ def test_a_developer_s_deployment_lives_for_a_day_however_often_it_is_called(hou
 def test_a_developer_s_day_begins_when_the_sku_becomes_one(house: House) -> None:
     house.deploy()
     house.runs(10 * DAY)
-    house.deployments.patch(1, "d", sku_name="DeveloperTier", capacity=None, tags=None)
+    house.deployer.patch(1, "d", sku_name="DeveloperTier", capacity=None, tags=None)
     house.runs(DAY)
     assert house.sweep() == []
     house.runs(NEAR)

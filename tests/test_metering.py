@@ -13,7 +13,7 @@ from tunery import metering
 from tunery.messages import Done
 from tunery.metering import Counts, Meter, Metered, cell
 from tunery.store import Store
-from tunery.store.database import deployments
+from tunery.store.tables import deployments
 
 DONE = Done(id="x", prompt_tokens=10, completion_tokens=5, cached_tokens=4)
 ONE = Metered(1, "d", 100, "m")

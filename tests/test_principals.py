@@ -12,7 +12,7 @@ from tunery.principals import FREE_FAILURES, LONGEST_WAIT, Principals
 from tunery.records import Principal, PrincipalKind
 from tunery.roles import OWNER, USAGES_READER
 from tunery.store import Store
-from tunery.store.database import principals as table
+from tunery.store.tables import principals as table
 
 USER, APPLICATION = PrincipalKind.USER, PrincipalKind.APPLICATION
 SUBSCRIPTION = "/subscriptions/00000000-0000-0000-0000-000000000001"

@@ -15,7 +15,8 @@ from tunery.queue import Lease, LeaseLost
 from tunery.records import HELD, MOVES, TERMINAL, WAITING, Job, JobStatus, may_move
 from tunery.store import Store
 from tunery.store.blobs import FolderBlobs
-from tunery.store.database import Database, accounts, jobs, many
+from tunery.store.database import Database, many
+from tunery.store.tables import accounts, jobs
 
 LEASE = 15.0
 

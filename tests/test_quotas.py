@@ -14,7 +14,7 @@ from tunery.errors import InvalidRequest, QuotaExceeded
 from tunery.records import FileStatus, JobStatus
 from tunery.settings import Limits, Settings
 from tunery.store import Store
-from tunery.store.database import deployments, files, jobs
+from tunery.store.tables import deployments, files, jobs
 
 DEPLOYMENT = dict(
     model="m", model_format="OpenAI", model_version="1", base="b", sku_name="Standard", state="Succeeded", etag="e",

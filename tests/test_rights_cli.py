@@ -13,7 +13,7 @@ from tunery import app as wiring
 from tunery.errors import SignInRefused
 from tunery.records import PrincipalKind
 from tunery.settings import Settings
-from tunery.store.database import audit_log
+from tunery.store.tables import audit_log
 
 USER = "Cognitive Services OpenAI User"
 

@@ -22,7 +22,8 @@ from tunery.keyfiles import service_secret
 from tunery.records import Account
 from tunery.settings import Settings, folded_location
 from tunery.store import Store
-from tunery.store.database import accounts, many, one
+from tunery.store.database import many, one
+from tunery.store.tables import accounts
 
 KEY_LENGTH = 64
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,63}")

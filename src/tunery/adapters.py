@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tunery.store.database import checkpoints, copies, deployments, models
+from tunery.store.tables import checkpoints, copies, deployments, models
 
 
 def unnamed(connection: Connection, digests: Iterable[str]) -> set[str]:

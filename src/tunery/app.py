@@ -23,6 +23,7 @@ from tunery.audit import Audit
 from tunery.authority import Authority
 from tunery.catalog import Catalog
 from tunery.copies import Copies
+from tunery.deploying import Deployer
 from tunery.deployments import Deployments
 from tunery.errors import TuneryError
 from tunery.estimates import Estimates
@@ -76,6 +77,7 @@ def services(settings: Settings) -> Services:
         imports=Imports(store, settings, kept),
         jobs=jobs_room,
         copies=Copies(store, settings),
+        deployer=Deployer(store, settings, catalog),
         deployments=Deployments(store, settings, catalog),
         estimates=Estimates(store, settings, kept, jobs_room, LocalPlanner()),
         uptime=Uptime(store),
@@ -109,7 +111,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
         rooms.jobs,
         rooms.deployments,
     )
-    state.imports, state.estimates = rooms.imports, rooms.estimates
+    state.deployer, state.imports, state.estimates = rooms.deployer, rooms.imports, rooms.estimates
     state.audit = rooms.audit
     state.authority = rooms.authority
     state.sign_ins = anyio.CapacityLimiter(1)

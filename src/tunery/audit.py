@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from tunery.records import Account, Change
 from tunery.roles import folded
 from tunery.store import Store
-from tunery.store.database import audit_log, many
+from tunery.store.database import many
+from tunery.store.tables import audit_log
 
 LONGEST = 2048
 """Characters of a path that are kept."""

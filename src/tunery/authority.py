@@ -17,7 +17,8 @@ from tunery.principals import Principals
 from tunery.records import DeviceCode, Principal, PrincipalKind
 from tunery.settings import DATA_PLANE_AUDIENCE, Settings
 from tunery.store import Store
-from tunery.store.database import device_codes, one
+from tunery.store.database import one
+from tunery.store.tables import device_codes
 from tunery.tokens import Tokens
 
 CODE_SECONDS = 15 * 60

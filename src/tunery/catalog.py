@@ -18,7 +18,8 @@ from tunery.errors import Conflict, InvalidRequest, ModelDeployed, NotFound
 from tunery.messages import BASE_FILE, BASE_NAME, Adapter, BaseFile, BaseModel
 from tunery.records import TERMINAL, Checkpoint, Copy, Model
 from tunery.store import Store
-from tunery.store.database import checkpoints, copies, deployments, jobs, many, models, one
+from tunery.store.database import many, one
+from tunery.store.tables import checkpoints, copies, deployments, jobs, models
 
 CHAT, COMPLETION = "chat", "completion"
 STEP = ":ckpt-step-"

@@ -7,7 +7,8 @@ from tunery.errors import InvalidRequest, NotFound
 from tunery.records import Account, Checkpoint
 from tunery.settings import Settings, folded_location
 from tunery.store import Store
-from tunery.store.database import accounts, checkpoints, copies, many, one
+from tunery.store.database import many, one
+from tunery.store.tables import accounts, checkpoints, copies
 
 
 class Copies:

@@ -6,7 +6,7 @@ from sqlalchemy.engine import Connection
 from tunery import adapters
 from tunery.errors import Conflict
 from tunery.records import TERMINAL, Account
-from tunery.store.database import (
+from tunery.store.tables import (
     accounts,
     assignments,
     checkpoints,

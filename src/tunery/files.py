@@ -17,7 +17,8 @@ from tunery.errors import Conflict, InvalidRequest, NotFound, TooLarge, WrongSta
 from tunery.records import TERMINAL, File, FileStatus, new_id
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import files, jobs, many, one, record
+from tunery.store.database import many, one, record
+from tunery.store.tables import files, jobs
 
 TRAINING, RESULTS = "fine-tune", "fine-tune-results"
 PURPOSES = (TRAINING, RESULTS, "assistants", "assistants_output", "batch", "batch_output", "evals", "evals_output")

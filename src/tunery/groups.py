@@ -10,7 +10,8 @@ from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.records import Account, ResourceGroup
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import accounts, groups, many, one
+from tunery.store.database import many, one
+from tunery.store.tables import accounts, groups
 
 NAME = re.compile(r"[\w().-]{0,89}[\w()-]")
 

@@ -14,7 +14,8 @@ from tunery.jobs import add_event
 from tunery.records import DEVELOPER, Deployment, new_id
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import checkpoints, deployments, many
+from tunery.store.database import many
+from tunery.store.tables import checkpoints, deployments
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,8 @@ from tunery.records import (
 )
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import RecordT, checkpoints, deployments, events, jobs, many, metrics, models, one, record
+from tunery.store.database import RecordT, many, one, record
+from tunery.store.tables import checkpoints, deployments, events, jobs, metrics, models
 
 PREFERENCE = "preference"
 

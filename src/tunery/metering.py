@@ -12,7 +12,8 @@ from sqlalchemy.engine import Connection
 from tunery.messages import Done
 from tunery.records import DeploymentState
 from tunery.store import Store
-from tunery.store.database import accounts, deployments, many, meters
+from tunery.store.database import many
+from tunery.store.tables import accounts, deployments, meters
 
 HAZARDS = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet read a cell as a formula."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tunery.store.database import checkpoints
+from tunery.store.tables import checkpoints
 
 RISES = 2
 """Evaluations in a row, each worse than the one before: one alone is within the noise of a small validation file."""

@@ -13,7 +13,8 @@ from tunery import roles
 from tunery.errors import Conflict, InvalidRequest, NotFound, SignInRefused, SignInThrottled
 from tunery.records import Assignment, Principal, PrincipalKind
 from tunery.store import Store
-from tunery.store.database import assignments, many, one, principals
+from tunery.store.database import many, one
+from tunery.store.tables import assignments, principals
 
 FREE_FAILURES = 5
 """Wrong secrets in a row before each further one costs a wait, which doubles."""

@@ -14,7 +14,8 @@ from sqlalchemy.engine import Connection
 
 from tunery.records import HELD, WAITING, FileStatus, Job, JobStatus
 from tunery.store import Store
-from tunery.store.database import files, jobs, record
+from tunery.store.database import record
+from tunery.store.tables import files, jobs
 
 
 class LeaseLost(Exception):

@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 from tunery.errors import QuotaExceeded
 from tunery.records import HELD, TERMINAL, WAITING, JobStatus
 from tunery.settings import Limits, Settings
-from tunery.store.database import accounts, deployments, files, jobs
+from tunery.store.tables import accounts, deployments, files, jobs
 
 
 class Usage(msgspec.Struct, frozen=True):

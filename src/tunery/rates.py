@@ -9,7 +9,8 @@ from sqlalchemy.engine import Connection
 
 from tunery import recipe
 from tunery.records import TERMINAL, File, JobStatus
-from tunery.store.database import jobs, many, runs
+from tunery.store.database import many
+from tunery.store.tables import jobs, runs
 
 FIRST_BYTES = 3000.0
 """Bytes of training data a second, before any job has finished: banking data on two cores (docs/log.md)."""

@@ -19,7 +19,7 @@ from tunery.messages import Rewards, StepMetrics
 from tunery.queue import Lease
 from tunery.records import FileStatus, new_id
 from tunery.store import Store
-from tunery.store.database import files, jobs, metrics
+from tunery.store.tables import files, jobs, metrics
 
 REFRESH_SECONDS = 5.0
 RESULT_COLUMNS = (

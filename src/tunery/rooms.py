@@ -8,6 +8,7 @@ from tunery.audit import Audit
 from tunery.authority import Authority
 from tunery.catalog import Catalog
 from tunery.copies import Copies
+from tunery.deploying import Deployer
 from tunery.deployments import Deployments
 from tunery.estimates import Estimates
 from tunery.files import Files
@@ -39,6 +40,7 @@ class Services:
     imports: Imports
     jobs: Jobs
     copies: Copies
+    deployer: Deployer
     deployments: Deployments
     estimates: Estimates
     uptime: Uptime

@@ -37,7 +37,7 @@ from tunery.records import File, FileStatus, Job, JobStatus, new_id
 from tunery.results import ResultsFile, metrics_on_the_wire
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import jobs, metrics
+from tunery.store.tables import jobs, metrics
 
 WAIT_SECONDS = 0.3
 FLUSH_SECONDS = 1.0

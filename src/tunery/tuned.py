@@ -14,7 +14,7 @@ from tunery.messages import Checkpointed
 from tunery.records import Job, new_id
 from tunery.results import metrics_on_the_wire
 from tunery.store import Store
-from tunery.store.database import checkpoints, models
+from tunery.store.tables import checkpoints, models
 
 
 def keep_adapter(store: Store, report: Checkpointed) -> None:

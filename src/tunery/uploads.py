@@ -10,7 +10,8 @@ from tunery.files import Files, Incoming, checked_purpose, plain_name
 from tunery.records import File, Part, Upload, UploadStatus, new_id
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import many, one, parts, uploads
+from tunery.store.database import many, one
+from tunery.store.tables import parts, uploads
 
 CHUNK = 1 << 20
 

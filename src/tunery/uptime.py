@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from tunery.store import Store
-from tunery.store.database import uptime
+from tunery.store.tables import uptime
 
 LONGEST_TICK = 300.0
 """Seconds that one tick adds at most: a process that was stopped for days didn't serve them."""

@@ -19,7 +19,7 @@ from tunery.imports import Claim, Fetch, fail_import
 from tunery.queue import Lease, LeaseLost
 from tunery.records import TERMINAL, FileStatus
 from tunery.run import Bench, JobRun, Stopping, fail
-from tunery.store.database import jobs
+from tunery.store.tables import jobs
 
 logger = logging.getLogger(__name__)
 

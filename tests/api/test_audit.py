@@ -10,7 +10,7 @@ from tests.api.test_control import BASE, body
 from tests.identities import DATA_SCOPE, bearer, make, token
 from tests.live import LiveService
 from tests.test_files import jsonl
-from tunery.store.database import audit_log
+from tunery.store.tables import audit_log
 
 READER = "Cognitive Services Contributor"
 

@@ -16,7 +16,7 @@ from tunery.imports import Fetch, NewImport
 from tunery.records import File, FileStatus, JobStatus
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import imports, jobs
+from tunery.store.tables import imports, jobs
 
 CONTENT = bytes(range(256)) * 4096
 NOWHERE = "https://nowhere.example/a?sig=s3cret"

@@ -14,7 +14,8 @@ from tunery.groups import Groups
 from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.blobs import FolderBlobs
-from tunery.store.database import Database, jobs, schema
+from tunery.store.database import Database
+from tunery.store.tables import jobs, schema
 
 
 def test_migrations_build_the_schema_that_the_code_names(store: Store) -> None:

@@ -14,7 +14,8 @@ from fastapi.responses import Response
 
 from tunery.api.stream import EventStream
 from tunery.api.wire import DataPlane, JsonBody, decode, reply
-from tunery.deployments import Deployments, Wanted
+from tunery.deploying import Deployer, Wanted
+from tunery.deployments import Deployments
 from tunery.errors import InvalidRequest, NotFound, WrongState
 from tunery.files import Files
 from tunery.jobs import Jobs
@@ -78,7 +79,7 @@ def create_deployment(request: Request, call: DataPlane, body: JsonBody) -> Resp
     scale = _checked(given.scale_settings)
     wanted = Wanted(model=given.model, sku_name=SKUS[scale.scale_type], capacity=scale.capacity)
     name = new_id("deployment-")
-    stored, _ = _deployments(request).put(call.account, name, wanted, by=call.caller.name)
+    stored, _ = _deployer(request).put(call.account, name, wanted, by=call.caller.name)
     request.app.state.reconcile.set()
     location = f"{request.url.scheme}://{request.url.netloc}{request.url.path.rstrip('/')}/{name}"
     return reply(call, _shown(stored), status=201, location=location)
@@ -92,10 +93,9 @@ def show_deployment(request: Request, call: DataPlane, deployment: str) -> Respo
 @router.patch("/deployments/{deployment}")
 def scale_deployment(request: Request, call: DataPlane, deployment: str, body: JsonBody) -> Response:
     scale = _checked(decode(body, ScaleBody).scale_settings)
-    deployments = _deployments(request)
-    if deployments.get(call.account.id, deployment).state == DeploymentState.CREATING:
+    if _deployments(request).get(call.account.id, deployment).state == DeploymentState.CREATING:
         raise WrongState(f"The deployment '{deployment}' is still being created. Change it once it has succeeded.")
-    stored = deployments.patch(
+    stored = _deployer(request).patch(
         call.account.id, deployment, sku_name=SKUS[scale.scale_type], capacity=scale.capacity, tags=None
     )
     return reply(call, _shown(stored))
@@ -234,6 +234,11 @@ def _event(event: Event) -> dict[str, Any]:
 def _job_id(fine_tune: str) -> str:
     """Old ids are `ft-` and the job's hex; a job's own id is taken too."""
     return "ftjob-" + fine_tune.removeprefix("ft-") if fine_tune.startswith("ft-") else fine_tune
+
+
+def _deployer(request: Request) -> Deployer:
+    deployer: Deployer = request.app.state.deployer
+    return deployer
 
 
 def _deployments(request: Request) -> Deployments:

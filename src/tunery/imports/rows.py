@@ -21,7 +21,8 @@ from tunery.imports.answer import Content
 from tunery.records import File, FileStatus
 from tunery.settings import Settings
 from tunery.store import Store
-from tunery.store.database import files, imports, one
+from tunery.store.database import one
+from tunery.store.tables import files, imports
 
 
 class ImportLost(Exception):

@@ -14,7 +14,8 @@ from tunery.records import Account, PrincipalKind, Record
 from tunery.roles import Caller
 from tunery.rooms import Services
 from tunery.settings import DATA_PLANE_AUDIENCE
-from tunery.store.database import one, studio_sessions
+from tunery.store.database import one
+from tunery.store.tables import studio_sessions
 
 KEY, PRINCIPAL, OWNER, LINK = "key", "principal", "owner", "link"
 LINK_SECONDS = 300

@@ -12,7 +12,8 @@ from tunery.api.control.operations import poll_headers
 from tunery.api.control.rendering import system_data
 from tunery.api.control.scope import ACCOUNT, PROVIDER, ArmCall, Control
 from tunery.api.wire import JsonBody, decode
-from tunery.deployments import LARGEST_CAPACITY, SKUS, Deployments, Wanted
+from tunery.deploying import LARGEST_CAPACITY, SKUS, Deployer, Wanted
+from tunery.deployments import Deployments
 from tunery.errors import Forbidden, InvalidRequest
 from tunery.records import Account, Deployment
 from tunery.settings import Settings
@@ -59,7 +60,7 @@ def put(request: Request, call: Control, deployment: str, body: JsonBody) -> Res
     """Create or update. POST does the same: the guide's curl line says POST."""
     account, wanted = call.account, _wanted(decode(body, PutBody))
     owner = _owner(request, call, wanted.source)
-    stored, new = _deployments(request).put(account, deployment, wanted, by=call.caller.name, owner=owner)
+    stored, new = _deployer(request).put(account, deployment, wanted, by=call.caller.name, owner=owner)
     request.app.state.reconcile.set()
     return JSONResponse(
         shown(stored, account, _settings(request)), 201 if new else 200, poll_headers(request, account, stored)
@@ -82,7 +83,7 @@ def list_deployments(request: Request, call: Control) -> Response:
 def patch(request: Request, call: Control, deployment: str, body: JsonBody) -> Response:
     change = decode(body, PatchBody)
     sku = change.sku or Sku(name="")
-    stored = _deployments(request).patch(
+    stored = _deployer(request).patch(
         call.account.id, deployment, sku_name=sku.name or None, capacity=_capacity(sku), tags=change.tags
     )
     return JSONResponse(shown(stored, call.account, _settings(request)))
@@ -214,6 +215,11 @@ def _settings(request: Request) -> Settings:
 def _paused(request: Request, call: ArmCall, name: str, *, paused: bool) -> Response:
     stored = _deployments(request).pause(call.account.id, name, paused=paused)
     return JSONResponse(shown(stored, call.account, _settings(request)))
+
+
+def _deployer(request: Request) -> Deployer:
+    deployer: Deployer = request.app.state.deployer
+    return deployer
 
 
 def _deployments(request: Request) -> Deployments:

@@ -8,7 +8,8 @@ from fastapi.responses import JSONResponse, Response
 from tunery.accounts import Accounts
 from tunery.api.control.scope import ACCOUNT, LOCATION, PROVIDER, SUBSCRIPTION, Control
 from tunery.catalog import CHAT, COMPLETION, Base, Catalog, versioned
-from tunery.deployments import LARGEST_CAPACITY, SKUS, Deployments
+from tunery.deploying import LARGEST_CAPACITY, SKUS
+from tunery.deployments import Deployments
 from tunery.errors import InvalidRequest
 from tunery.records import Account, Model
 from tunery.settings import Settings

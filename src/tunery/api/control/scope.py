@@ -13,7 +13,7 @@ from tunery.access import Access
 from tunery.accounts import Accounts, not_found
 from tunery.api.rights import authorise, operation_of
 from tunery.api.wire import DATED
-from tunery.deployments import check_name
+from tunery.deploying import check_name
 from tunery.errors import InvalidRequest, NotFound, Unauthorized
 from tunery.groups import Groups
 from tunery.records import Account
