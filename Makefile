@@ -5,12 +5,12 @@ HOME_DIR ?= .tunery
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test serve setup check conformance bench
+.PHONY: demo test serve setup check browser conformance bench
 
 demo: setup
 	$(BIN)/tunery demo
 
-test: setup
+test: setup browser
 	$(BIN)/python -m pytest
 
 serve: setup
@@ -23,6 +23,10 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Studio's tests need a Chromium; without one they are skipped and say so.
+browser:
+	@.ci/browser
 
 # The real clients against a live service; prints one line a check.
 conformance: setup

@@ -50,6 +50,8 @@ class FakeTrainer:
     ) -> None:
         """`seconds`: what the run says it took; `valid_losses`: by step, a checkpoint with each."""
         self.steps, self.seconds, self.valid_losses = steps, seconds, valid_losses or {}
+        self.fails: Failed | None = None
+        """What the run says at its third step, and nothing more."""
         self.orders: list[TrainingOrder] = []
         self.between = between or (lambda _order, _step: None)
 
@@ -85,6 +87,9 @@ class FakeRun:
             try:
                 self._trainer.between(self._order, step)
             except Died:
+                return
+            if step == 3 and self._trainer.fails:
+                yield self._trainer.fails
                 return
             loss = self._trainer.valid_losses.get(step)
             yield Stepped(metrics=metrics(step, loss), trained_tokens=step * 10, seconds_left=float(steps - step))

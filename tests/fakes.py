@@ -25,7 +25,8 @@ class Silence(Enum):
 
 
 Event = Started | Piece | Done
-Step = Event | Exception | Silence
+Step = Event | Exception | Silence | float
+"""A number: seconds in which nothing comes."""
 Script = Callable[[Generate], Iterable[Step]]
 
 
@@ -57,6 +58,8 @@ class FakeGenerator:
                     raise step
                 if isinstance(step, Silence):
                     await asyncio.Event().wait()
+                elif isinstance(step, float):
+                    await asyncio.sleep(step)
                 else:
                     self.given += 1
                     yield step

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import requests
 
-from tests.live import LiveService
+from tests.live import Doors
 from tunery.records import PrincipalKind
 
 DATA_SCOPE = "https://cognitiveservices.azure.com/.default"
@@ -18,7 +18,7 @@ class Known(NamedTuple):
     secret: str
 
 
-def make(service: LiveService, *roles: str, scope: str | None = None, user: bool = False) -> Known:
+def make(service: Doors, *roles: str, scope: str | None = None, user: bool = False) -> Known:
     """A fresh principal that holds these roles on the service's account, or on `scope`."""
     principals = service.rooms.access.principals
     kind = PrincipalKind.USER if user else PrincipalKind.APPLICATION
@@ -28,17 +28,17 @@ def make(service: LiveService, *roles: str, scope: str | None = None, user: bool
     return Known(made.id, made.name, principals.set_secret(made))
 
 
-def post(service: LiveService, endpoint: str, form: dict[str, str]) -> requests.Response:
+def post(service: Doors, endpoint: str, form: dict[str, str]) -> requests.Response:
     url = f"{service.rooms.settings.tls_endpoint}/adfs/oauth2/{endpoint}"
     return requests.post(url, data=form, verify=str(service.ca), timeout=30)
 
 
-def arm_scope(service: LiveService) -> str:
+def arm_scope(service: Doors) -> str:
     """With the double slash that az writes."""
     return f"{service.rooms.settings.arm_audience}/.default"
 
 
-def token(service: LiveService, known: Known, scope: str | None = None) -> str:
+def token(service: Doors, known: Known, scope: str | None = None) -> str:
     """An access token by client credentials, for ARM unless a scope is given."""
     form = {"grant_type": "client_credentials", "client_id": known.id, "client_secret": known.secret}
     answer = post(service, "token", {**form, "scope": scope or arm_scope(service)})

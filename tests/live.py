@@ -1,6 +1,7 @@
 """A live service inside the test process: the real web application on real ports, scripted trainer and engine."""
 
 import asyncio
+import dataclasses
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,8 +16,9 @@ import uvicorn
 from tests.fake_training import FakeTrainer
 from tests.fakes import FakeGenerator
 from tunery import app as wiring
-from tunery import certificates
+from tunery import certificates, studio
 from tunery.errors import TuneryError
+from tunery.estimates import Estimates, Planner
 from tunery.messages import Adapter
 from tunery.rooms import Services
 from tunery.run import Bench
@@ -57,11 +59,11 @@ class FakeEngines(FakeGenerator):
         self.mounted.append(name)
 
 
-class LiveService:
-    """A running service with one worker; every door a client may use."""
+class Doors:
+    """Every door of a running service that a client may use, and its rooms, opened beside it."""
 
-    def __init__(self, rooms: Services, engines: FakeEngines, trainer: FakeTrainer, ca: Path) -> None:
-        self.rooms, self.engines, self.trainer, self.ca = rooms, engines, trainer, ca
+    def __init__(self, rooms: Services, ca: Path) -> None:
+        self.rooms, self.ca = rooms, ca
         self.account = rooms.accounts.first()
         self.key = rooms.accounts.keys(self.account)[0]
         self.base = rooms.settings.endpoint
@@ -107,10 +109,25 @@ class LiveService:
         return requests.request(method, self.rooms.settings.tls_endpoint + path, **given)
 
 
+class LiveService(Doors):
+    """A running service with one worker, and the fakes at its seams."""
+
+    def __init__(self, rooms: Services, engines: FakeEngines, trainer: FakeTrainer, ca: Path) -> None:
+        super().__init__(rooms, ca)
+        self.engines, self.trainer = engines, trainer
+
+
 @contextmanager
-def live_service(home: Path, **options: Any) -> Iterator[LiveService]:
-    settings = Settings(home=home, models=home / "models", port=free_port(), tls_port=free_port(), **options)
+def live_service(
+    home: Path, *, with_studio: bool = False, planner: Planner | None = None, **options: Any
+) -> Iterator[LiveService]:
+    """`with_studio`: with the pages, of which a process has one set at most. `planner`: in place of the real one."""
+    given = {"models": home / "models", "port": free_port(), "tls_port": free_port(), **options}
+    settings = Settings(home=home, studio=with_studio, **given)
     rooms = wiring.services(settings)
+    if planner is not None:
+        planned = Estimates(rooms.store, settings, rooms.files, rooms.jobs, planner)
+        rooms = dataclasses.replace(rooms, estimates=planned)
     engines, trainer = FakeEngines(), FakeTrainer()
     stopping = threading.Event()
     worker = Worker(Bench(rooms.store, settings, rooms.catalog, rooms.files, rooms.imports, trainer, stopping))
@@ -138,19 +155,11 @@ async def _serve(
 ) -> None:
     settings = rooms.settings
     application = wiring.web(rooms, engines)  # type: ignore[arg-type]
+    if settings.studio:
+        studio.install(application, wiring.studio_of(rooms, application))
     common: dict[str, Any] = {"host": "127.0.0.1", "http": "h11", "lifespan": "off", "log_level": "warning"}
-    ports = [
-        Port(uvicorn.Config(wiring.entrance(application), port=settings.port, **common)),
-        Port(
-            uvicorn.Config(
-                wiring.entrance(application),
-                port=settings.tls_port,
-                ssl_certfile=paths.certificate,
-                ssl_keyfile=paths.key,
-                **common,
-            )
-        ),
-    ]
+    common["timeout_graceful_shutdown"] = 1  # pages keep their sockets open
+    ports: list[Port] = []
 
     def stop() -> None:
         for port in ports:
@@ -158,6 +167,18 @@ async def _serve(
 
     box["stop"] = stop
     async with application.router.lifespan_context(application):
+        ports += [
+            Port(uvicorn.Config(wiring.entrance(application), port=settings.port, **common)),
+            Port(
+                uvicorn.Config(
+                    wiring.entrance(application),
+                    port=settings.tls_port,
+                    ssl_certfile=paths.certificate,
+                    ssl_keyfile=paths.key,
+                    **common,
+                )
+            ),
+        ]
         serving = [asyncio.create_task(port.serve()) for port in ports]
         while not all(port.started for port in ports):
             await asyncio.sleep(0.01)

@@ -1,0 +1,187 @@
+"""A live service with Studio in a process of its own: NiceGUI keeps its pages per process. `python -m
+tests.studio.serving` takes its settings as one JSON line and then orders to its fakes, a line each; it ends with its
+standard input.
+"""
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import openai
+
+from tests.fake_training import FakePlanner
+from tests.fakes import Script, says
+from tests.live import ROOMY, Doors, LiveService, free_port, live_service
+from tunery import app as wiring
+from tunery.catalog import BUNDLED
+from tunery.errors import EngineUnavailable
+from tunery.messages import Failed, Generate, TrainingOrder
+from tunery.records import TERMINAL, JobStatus
+from tunery.rooms import Services
+from tunery.settings import Settings
+from tunery.studio.sessions import Sessions
+
+FOLDER = Path(__file__).parent.parent.parent
+CHAT_BASE = "gpt-35-turbo-0613"
+WAIT_SECONDS = 30.0
+SETTLED = TERMINAL | {JobStatus.PAUSED}
+
+
+class Levers:
+    """What tests do to the fakes at the seams of a service in another process."""
+
+    def __init__(self, service: LiveService) -> None:
+        self._engines, self._trainer = service.engines, service.trainer
+        self._go = threading.Event()
+        self._held_at, self._pace = 0, 0.0
+        self._trainer.between = self._between
+        self.reset()
+
+    def reset(self) -> None:
+        """12 steps at once, two answers, nothing broken."""
+        self.train()
+        self.release()
+        self.answer(["I am ", "the base."], ["I am ", "tuned."])
+        self.break_engine(None)
+
+    def train(self, *, steps: int = 12, pace: float = 0.0, fails: str | None = None) -> None:
+        """What jobs do from now on: `pace` seconds a step; `fails`: the error they end with at the third step."""
+        self._trainer.steps, self._pace = steps, pace
+        self._trainer.valid_losses = {step: 2.0 / step for step in range(4, steps + 1, 4)}
+        self._trainer.fails = Failed(code="training_failed", message=fails) if fails else None
+
+    def hold(self, step: int) -> None:
+        """Every job waits before this step until `release`."""
+        self._held_at = step
+        self._go.clear()
+
+    def release(self) -> None:
+        self._held_at = 0
+        self._go.set()
+
+    def answer(self, base: list[str], tuned: list[str] | None = None, *, pace: float = 0.0) -> None:
+        """What bases say, and what adapters say: pieces, `pace` seconds apart."""
+
+        def script(request: Generate) -> Iterator[Any]:
+            texts = base if request.adapter is None or tuned is None else tuned
+            for event in says(*texts)(request):
+                yield pace
+                yield event
+
+        chosen: Script = script
+        self._engines.script = chosen
+
+    def break_engine(self, message: str | None) -> None:
+        """Nothing can be mounted, for this reason; None: all is well again."""
+        self._engines.broken = EngineUnavailable(message) if message else None
+
+    def _between(self, _order: TrainingOrder, step: int) -> None:
+        if step == self._held_at:
+            self._go.wait()
+        time.sleep(self._pace)
+
+
+class StudioService(Doors):
+    """What a test has of a service with Studio: doors, rooms on the same database, and levers."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", rooms: Services) -> None:
+        super().__init__(rooms, rooms.settings.home / "tls" / "ca.pem")
+        self._process = process
+        self.sessions = Sessions(rooms)
+        self.url = f"{self.base}/studio"
+
+    def pull(self, lever: str, *given: Any, **more: Any) -> None:
+        """A method of Levers."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(msgspec.json.encode([lever, given, more]) + b"\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == b"done\n", self.log()
+
+    def log(self) -> str:
+        return (self.rooms.settings.home / "serve.log").read_text(errors="replace")[-4000:]
+
+    def file(self, name: str, content: bytes, *, purpose: Any = "fine-tune") -> str:
+        """Uploaded and checked; its id."""
+        made = self._client().files.create(file=(name, content), purpose=purpose)
+        self._client().files.wait_for_processing(made.id, poll_interval=0.05)
+        return made.id
+
+    def job(self, training_file: str, *, until: Collection[str] = SETTLED, **more: Any) -> Any:
+        """As the API shows it once its status is one of these."""
+        jobs = self._client().fine_tuning.jobs
+        made = jobs.create(**{"model": CHAT_BASE, "training_file": training_file, **more})
+        deadline = time.monotonic() + WAIT_SECONDS
+        while made.status not in until:
+            assert time.monotonic() < deadline, f"{made}\n{self.log()}"
+            time.sleep(0.05)
+            made = jobs.retrieve(made.id)
+        return made
+
+    def deployment(self, name: str, model: str) -> dict[str, Any]:
+        """Put over ARM, and as it is shown once it is settled."""
+        wanted = {"sku": {"name": "Standard"}, "properties": {"model": {"format": "OpenAI", "name": model}}}
+        wanted["properties"]["model"]["version"] = "1"  # type: ignore[index]
+        answer = self.arm("PUT", f"/deployments/{name}", json=wanted)
+        assert answer.ok, answer.text
+        deadline = time.monotonic() + WAIT_SECONDS
+        while (shown := self.arm("GET", f"/deployments/{name}").json())["properties"][
+            "provisioningState"
+        ] == "Creating":
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.05)
+        return dict(shown)
+
+    def _client(self) -> openai.AzureOpenAI:
+        if not self._clients:
+            self.azure()
+        return self._clients[0]  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def studio_service(home: Path, **options: Any) -> Iterator[StudioService]:
+    """A fresh one on a home of its own; `options`: settings."""
+    given = {"home": str(home), "port": free_port(), "tls_port": free_port(), **ROOMY, **options}
+    folder = Settings().models.expanduser()
+    given["models"] = str(folder if (folder / BUNDLED).is_dir() else home / "models")
+    home.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "tests.studio.serving"]
+    with (
+        (home / "serve.log").open("wb") as log,
+        subprocess.Popen(command, cwd=FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(msgspec.json.encode(given) + b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"done\n", (home / "serve.log").read_text()
+        rooms = wiring.services(msgspec.convert(given, Settings, dec_hook=lambda kind, value: kind(value)))
+        service = StudioService(process, rooms)
+        try:
+            yield service
+        finally:
+            service.close()
+            rooms.close()
+            process.stdin.close()
+            process.wait(60)
+
+
+def main() -> None:
+    options = msgspec.json.decode(sys.stdin.buffer.readline())
+    home, models = Path(options.pop("home")), Path(options.pop("models"))
+    with live_service(home, with_studio=True, planner=FakePlanner(), models=models, **options) as service:
+        levers = Levers(service)
+        print("done", flush=True)
+        for line in sys.stdin:
+            lever, given, more = msgspec.json.decode(line)
+            getattr(levers, lever)(*given, **more)
+            print("done", flush=True)
+        levers.release()
+
+
+if __name__ == "__main__":
+    main()
