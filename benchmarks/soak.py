@@ -1,121 +1,190 @@
-"""Ten minutes of what an engine meets: python benchmarks/soak.py [--minutes 10] [--clients 24] [--adapters 40]
+"""Ten minutes of what a service meets: python benchmarks/soak.py [--minutes 10] [--clients 24] [--home FLEET/many]
 
-Clients of three accounts ask the base and many adapters (more than memory holds), read fast, slowly or not to the end,
-and the engine's process is killed every minute. At the end every request has had a whole answer, an error that says
-why, or was dropped by its client; the next request works, and the engine's memory is what it was.
+Needs a home of benchmarks/fleet.py (make, deploy). Clients stream from its deployments over HTTP, half of them from a
+few and half from all, more than memory holds; they read fast, slowly or not to the end; one deployment is dropped and
+made again all the time. In the first half the engine's process is killed (-9) every half minute. Afterwards every
+request has had a whole answer, an error that says why, or was dropped by its client; the next one works; and blocks,
+memory and open files are what they were.
 """
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from serving import make_adapter
-from tunery.errors import TuneryError
-from tunery.messages import Adapter, BaseModel, Done, Generate, Piece
-from tunery.serving import commands
-from tunery.serving.pool import EnginePool
+from live import Service, free_port, open_files, resident_mib, send, serving
+from tunery.messages import Usage
+from tunery.serving.client import EngineClient
 
-NAME = "smollm2-135m-instruct"
 LENGTHS = (8, 40, 400)
 """Tokens of an answer."""
+BEGINNINGS = (1, 20, 100)
+"""Sentences that prompts have in common."""
+FAVOURITES = 8
+KILL_SECONDS = 30.0
+PATH = "/openai/deployments/{}/completions?api-version=2024-10-21"
 
 
 class Soak:
-    """Clients that share a pool, and what became of their requests."""
-
-    def __init__(self, pool: EnginePool, adapters: list[Adapter], end: float) -> None:
-        self._pool, self._adapters, self._end = pool, adapters, end
+    def __init__(self, service: Service, names: list[str], seconds: float) -> None:
+        self._service, self._names = service, names[:-1]
+        self._dropped = names[-1]
+        self._half, self._end = time.monotonic() + seconds / 2, time.monotonic() + seconds
         self.outcomes: Counter[str] = Counter()
         self.longest = 0.0
         """Seconds from a request to its end."""
-        self.cached_tokens = 0
+        self.cached_tokens = self.prompt_tokens = 0
 
     async def client(self, number: int) -> None:
         chance = random.Random(number)
         while time.monotonic() < self._end:
             began = time.monotonic()
-            try:
-                self.outcomes[await self._ask(chance, f"account-{number % 3}")] += 1
-            except TuneryError as error:
-                self.outcomes[f"{type(error).__name__}: {error.message[:60]}"] += 1
-                await asyncio.sleep(min(error.retry_after, 2))
+            self.outcomes[outcome := await self._ask(chance)] += 1
             self.longest = max(self.longest, time.monotonic() - began)
+            if not outcome.startswith(("whole", "dropped")):
+                await asyncio.sleep(1)
 
     async def killer(self) -> None:
-        while time.monotonic() + 60 < self._end:
-            await asyncio.sleep(60)
-            if pid := self._pool.pid(NAME):
+        await asyncio.sleep(KILL_SECONDS)
+        while time.monotonic() < self._half:
+            for pid in self._service.pids("tunery.serving"):
                 os.kill(pid, signal.SIGKILL)
                 self.outcomes["engine killed"] += 1
+            await asyncio.sleep(KILL_SECONDS)
 
-    async def _ask(self, chance: random.Random, owner: str) -> str:
+    async def remaker(self) -> None:
+        """Drops a deployment and makes it again, which loads its adapter and asks its probe."""
+        path = f"/deployments/{self._dropped}"
+        model = (await asyncio.to_thread(self._service.arm, "GET", path))["properties"]["model"]
+        while time.monotonic() < self._end:
+            await asyncio.to_thread(self._service.arm, "DELETE", path)
+            body = {"sku": {"name": "Standard"}, "properties": {"model": model}}
+            await asyncio.to_thread(self._service.arm, "PUT", path, body)
+            state = "Creating"
+            while state == "Creating":
+                await asyncio.sleep(0.5)
+                state = (await asyncio.to_thread(self._service.arm, "GET", path))["properties"]["provisioningState"]
+            self.outcomes[f"a deployment dropped and made again: {state}"] += 1
+
+    async def _ask(self, chance: random.Random) -> str:
         wanted = chance.choice(LENGTHS)
-        asked = Generate(
-            id=str(chance.random()),
-            owner=owner,
-            adapter=chance.choice([None, *self._adapters]),
-            prompts=["You answer for a shop. " * chance.choice((1, 20, 100)) + str(chance.randrange(50))],
-            max_tokens=wanted,
-        )
+        prompt = "You answer for a shop. " * chance.choice(BEGINNINGS) + f"Order {chance.randrange(50)}:"
+        body = {"prompt": prompt, "max_tokens": wanted, "stream": True, "stream_options": {"include_usage": True}}
+        name = chance.choice(self._names[:FAVOURITES] if chance.random() < 0.5 else self._names)
         reading = chance.choice(("fast", "fast", "slow", "leaves"))
-        answers = self._pool.generate(NAME, asked)
-        pieces = 0
+        reader, writer = await send(self._service.port, PATH.format(name), body, key=self._service.key)
         try:
-            async for answer in answers:
-                pieces += isinstance(answer, Piece)
-                if reading == "slow":
-                    await asyncio.sleep(0.2)
-                if reading == "leaves" and pieces > wanted // 3:
-                    return "dropped by its client"
-                if isinstance(answer, Done):
-                    self.cached_tokens += answer.cached_tokens
-                    return "whole answer"
+            status = (await reader.readline()).split()
+            while (await reader.readline()).strip():
+                pass
+            if status[1:2] != [b"200"]:
+                return _error(b" ".join(status[1:2]).decode(), await reader.read())
+            return await self._read(
+                reader, 0.2 if reading == "slow" else 0.0, wanted // 3 if reading == "leaves" else None
+            )
+        except OSError as error:
+            return f"broken connection: {error}"
         finally:
-            await answers.aclose()
+            writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader, pause: float, enough: int | None) -> str:
+        pieces = 0
+        async for line in reader:
+            if line.startswith(b"data: [DONE]"):
+                return "whole answer"
+            if line.startswith(b"data: "):
+                event: dict[str, Any] = json.loads(line[6:])
+                if "error" in event:
+                    return _error("in its stream", line[6:])
+                pieces += 1
+                if usage := event.get("usage"):
+                    self.prompt_tokens += usage["prompt_tokens"]
+                    self.cached_tokens += usage["prompt_tokens_details"]["cached_tokens"]
+                if enough is not None and pieces > enough:
+                    return "dropped by its client"
+                await asyncio.sleep(pause)
         return "ended without an end"
 
+    async def settled(self) -> None:
+        """Halfway, when nothing is killed any more."""
+        await asyncio.sleep(max(0.0, self._half + KILL_SECONDS - time.monotonic()))
 
-async def main() -> None:
+
+def _error(where: str, body: bytes) -> str:
+    with suppress(ValueError, KeyError):
+        return f"error {where}: {json.loads(body)['error']['message'][:70]}"
+    return f"error {where} without a message: {body[:70]!r}"
+
+
+def _held(service: Service) -> tuple[str, Usage | None]:
+    """Memory and files of both processes, and the engine's books."""
+    told = []
+    for word in ("tunery serve", "tunery.serving"):
+        told += [f"{word} {resident_mib(pid):.0f} MiB, {open_files(pid)} files" for pid in service.pids(word)]
+    (socket,) = (service.home / "engines" / "sockets").glob("*.sock")
+
+    async def ask() -> Usage | None:
+        client = EngineClient(socket)
+        usage = await client.ping()
+        await client.close()
+        return usage
+
+    return "; ".join(told), asyncio.run(ask())
+
+
+async def soak(service: Service, names: list[str], options: argparse.Namespace) -> Soak:
+    running = Soak(service, names, 60 * options.minutes)
+
+    async def halfway() -> None:
+        await running.settled()
+        print("halfway, nothing is killed any more:", (await asyncio.to_thread(_held, service))[0], flush=True)
+
+    clients = (running.client(number) for number in range(options.clients))
+    await asyncio.gather(running.killer(), running.remaker(), halfway(), *clients)
+    return running
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=24)
-    parser.add_argument("--adapters", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--models", type=Path, default=Path("~/.cache/tunery/models").expanduser())
-    parser.add_argument("--peers", type=Path, default=Path(".peers"))
+    parser.add_argument("--home", type=Path, default=Path(".peers/fleet/many"))
     options = parser.parse_args()
-    base = BaseModel(name=NAME, directory=str(options.models / NAME), learning_rate=1e-3)
-    made = [make_adapter(Path(base.directory), options.peers / "adapters" / str(n), n) for n in range(options.adapters)]
-    with tempfile.TemporaryDirectory() as folder:
-        command = commands.embedded(threads=options.threads, device="cpu")
-        pool = EnginePool({NAME: base}.get, Path(folder), command, silence_seconds=60)
-        await pool.start(NAME)
-        soak = Soak(pool, [Adapter(**one) for one in made], time.monotonic() + 60 * options.minutes)
-        await asyncio.gather(soak.killer(), *(soak.client(number) for number in range(options.clients)))
-        peak = _resident_mib(pool.pid(NAME))
-        after = [
-            answer async for answer in pool.generate(NAME, Generate(id="1", owner="a", prompts=["x"], max_tokens=4))
-        ]
-        print(f"after {options.minutes} minutes, {options.clients} clients, {options.adapters} adapters:")
-        for outcome, count in soak.outcomes.most_common():
+    service = Service(options.home, port=free_port(), threads=options.threads)
+    with serving(service):
+        names = [one["name"] for one in service.arm("GET", "/deployments")["value"]]
+        first = asyncio.run(service.ask(names[0], {"prompt": "x", "max_tokens": 1, "stream": True}))
+        print(f"{len(names)} deployments, first answer {first.seconds:.1f} s:", _held(service)[0], flush=True)
+        found = asyncio.run(soak(service, names, options))
+        print(f"after {options.minutes} minutes with {options.clients} clients:")
+        for outcome, count in found.outcomes.most_common():
             print(f"  {count:6} {outcome}")
-        print(f"longest request {soak.longest:.1f} s, {soak.cached_tokens} prompt tokens cached, engine {peak:.0f} MiB")
-        print("the next request works:", isinstance(after[-1], Done))
-        await pool.close()
-    sys.exit(0 if isinstance(after[-1], Done) and not soak.outcomes["ended without an end"] else 1)
-
-
-def _resident_mib(pid: int | None) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+        print(f"longest request {found.longest:.1f} s")
+        print(f"{found.cached_tokens} of {found.prompt_tokens} prompt tokens cached")
+        time.sleep(2)
+        after = asyncio.run(service.ask(names[1], {"prompt": "x", "max_tokens": 4, "stream": True}))
+        told, usage = _held(service)
+        print("the next request works:", after.complete)
+        print("at the end:", told)
+        print("the engine's books:", usage)
+    clean = usage is not None and (usage.held_blocks, usage.running, usage.waiting, usage.pinned_adapters) == (
+        0,
+        0,
+        0,
+        0,
+    )
+    whole = not any("without" in outcome or "broken" in outcome for outcome in found.outcomes)
+    sys.exit(0 if after.complete and clean and whole else 1)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -373,8 +373,25 @@ class Mounted(msgspec.Struct, frozen=True, kw_only=True, tag="mounted"):
     id: str
 
 
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine holds now."""
+
+    blocks: int
+    free_blocks: int
+    cached_blocks: int
+    """Of no running sequence, kept for those that begin alike."""
+    held_blocks: int
+    running: int
+    waiting: int
+    loaded_adapters: int
+    pinned_adapters: int
+    """Of the loaded ones, those that running sequences use."""
+
+
 class Pong(msgspec.Struct, frozen=True, kw_only=True, tag="pong"):
     id: str
+    usage: Usage | None = None
+    """None: this engine keeps no such books."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):

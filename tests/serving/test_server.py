@@ -17,7 +17,7 @@ import pytest
 
 from tests.serving.given import ask, run
 from tunery.errors import EngineUnavailable, InvalidRequest, NotFound
-from tunery.messages import Adapter, Answer, Ask, BaseModel, Cancel, Done, Generate, Piece, Ping, Pong, Started
+from tunery.messages import Adapter, Answer, Ask, BaseModel, Cancel, Done, Generate, Piece, Ping, Started, Usage
 from tunery.serving import commands
 from tunery.serving.client import MOST_UNREAD, EngineClient, Unread
 from tunery.serving.engine import Engine
@@ -199,11 +199,23 @@ def test_asks_in_one_packet_are_answered_each(server: Process) -> None:
         raw.settimeout(10)
         raw.connect(str(server.socket))
         raw.sendall(b"".join(map(frame, asks)))
-        expected = frame(Pong(id="1")) + frame(Pong(id="2"))
-        received = b""
-        while len(received) < len(expected):
-            received += raw.recv(1000)
-    assert received == expected
+        with raw.makefile("rb") as answers:
+            bodies = [answers.read(int.from_bytes(answers.read(4))) for _ in asks]
+    pongs = [msgspec.msgpack.decode(body, type=Answer) for body in bodies]
+    assert [pong.id for pong in pongs] == ["1", "2"]
+
+
+def test_an_engine_that_answered_holds_nothing_but_what_it_keeps_for_later(server: Process) -> None:
+    async def converse() -> Usage | None:
+        async with client_of(server) as client:
+            async for _ in client.generate(ask("word " * 40)):
+                pass
+            return await client.ping()
+
+    usage = asyncio.run(converse())
+    assert usage is not None
+    assert (usage.running, usage.waiting, usage.held_blocks) == (0, 0, 0)
+    assert 0 < usage.cached_blocks == usage.blocks - usage.free_blocks
 
 
 def test_no_engine_behind_the_socket_is_engine_unavailable(tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ from tunery.messages import (
     Mount,
     Piece,
     Ping,
+    Pong,
     Refused,
     Started,
+    Usage,
 )
 from tunery.serving.wire import frame, read_frame
 
@@ -73,14 +75,16 @@ class EngineClient:
         """Returns when the adapter is in memory and answers its probe as the trainer did."""
         await self._ask(Mount(id=uuid4().hex, adapter=adapter))
 
-    async def ping(self) -> None:
-        await self._ask(Ping(id=uuid4().hex))
+    async def ping(self) -> Usage | None:
+        """What the engine holds; None if it keeps no books of it."""
+        answer = await self._ask(Ping(id=uuid4().hex))
+        return answer.usage if isinstance(answer, Pong) else None
 
     async def close(self) -> None:
         if self._connection:
             await self._connection.close()
 
-    async def _ask(self, ask: Mount | Ping) -> None:
+    async def _ask(self, ask: Mount | Ping) -> Answer:
         connection = await self._connected()
         answers = connection.open(ask.id)
         try:
@@ -90,6 +94,7 @@ class EngineClient:
             connection.close_stream(ask.id)
         if answer is None or isinstance(answer, Refused):
             raise _error(answer)
+        return answer
 
     async def _connected(self) -> "_Connection":
         async with self._connecting:

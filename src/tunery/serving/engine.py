@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tunery.errors import EngineUnavailable
-from tunery.messages import BaseModel, Generate, Mount, Mounted, Piece, Started
+from tunery.messages import BaseModel, Generate, Mount, Mounted, Piece, Started, Usage
 from tunery.models import loader
 from tunery.models.decoder import Model
 from tunery.models.tokenizer import Tokenizer
@@ -49,20 +49,6 @@ class Limits:
     """Of their prompts. Once either is reached, owners that have their part of it waiting are refused."""
     adapter_bytes: int = 1024**3
     """Of adapters kept in memory."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What is held now."""
-
-    blocks: int
-    free_blocks: int
-    cached_blocks: int
-    """Of no running sequence, kept for those that begin alike."""
-    held_blocks: int
-    running: int
-    waiting: int
-    pinned_adapters: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +107,7 @@ class Engine:
             held_blocks=self._cache.num_held,
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
+            loaded_adapters=len(self._adapters.digests),
             pinned_adapters=self._adapters.num_pinned,
         )
 

@@ -20,7 +20,7 @@ import msgspec
 import torch
 
 from tunery import parent
-from tunery.messages import Answer, Ask, BaseModel, Cancel, Done, Generate, Mount, Ping, Pong, Refused
+from tunery.messages import Answer, Ask, BaseModel, Cancel, Done, Generate, Mount, Ping, Pong, Refused, Usage
 from tunery.serving.request import Deliver, Request
 from tunery.serving.wire import frame, read_frame
 
@@ -36,6 +36,10 @@ class Engine(Protocol):
     @property
     def busy(self) -> bool:
         """There is something for `step` to do."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """None: the engine keeps no such books."""
 
     def submit(self, generate: Generate, deliver: Deliver, /) -> Request:
         """Takes a request on; `deliver` gets Started, Pieces and Done, or Refused, from the next steps."""
@@ -103,7 +107,7 @@ class EngineThread:
                 if cancelled := connection.requests.pop(ask.id, None):
                     self._engine.cancel(cancelled)
             case Ping():
-                answer(Pong(id=ask.id))
+                answer(Pong(id=ask.id, usage=self._engine.usage))
             case Mount():
                 self._engine.mount(ask, answer)
             case Generate() if ask.id in connection.requests:

@@ -154,6 +154,11 @@ class VllmEngine:
     def busy(self) -> bool:
         return bool(self._arrivals or self._mounts or self._waiting or self._inside)
 
+    @property
+    def usage(self) -> None:
+        """vLLM keeps its own books."""
+        return None
+
     def submit(self, generate: Generate, deliver: Deliver) -> Request:
         request = Request(generate, deliver)
         self._arrivals.add(request)
