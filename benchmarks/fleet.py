@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from live import Answer, Service, free_port, open_files, quantile, resident_mib, serving
+from live import Answer, Service, free_port, processes, quantile, serving
 from tunery import adapters, app
 from tunery.catalog import BUNDLED
 from tunery.models import loader, lora, probe
@@ -25,7 +25,7 @@ from tunery.models.lora import Lora
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving.packed import linear_for
 from tunery.settings import load
-from tunery.store.database import models
+from tunery.store.tables import models
 
 ACTIVE = 8
 TOML = "max_deployments = 5000\nmax_tuned_deployments = 5000\n"
@@ -192,9 +192,7 @@ def _all_of_them(service: Service, count: int) -> None:
         f"every deployment once, 8 at a time: {time.perf_counter() - began:.0f} s, statuses {statuses}, first token "
         f"p50 {quantile(firsts, 0.5):.0f}, p99 {quantile(firsts, 0.99):.0f} ms"
     )
-    for word in ("tunery serve", "tunery.serving"):
-        for pid in service.pids(word):
-            print(f"{word}: {resident_mib(pid):.0f} MiB, {open_files(pid)} open files")
+    print(processes(service))
 
 
 def _body(prompt: str, tokens: int) -> dict[str, Any]:

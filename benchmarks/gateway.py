@@ -21,7 +21,7 @@ import uvicorn
 from live import ask, free_port, quantile
 from tunery import app
 from tunery.catalog import BUNDLED
-from tunery.deployments import Wanted
+from tunery.deploying import Wanted
 from tunery.messages import Adapter, Done, Generate, Piece, Started
 from tunery.settings import Settings
 
@@ -57,7 +57,7 @@ def main() -> None:
         rooms = app.services(settings)
         account = rooms.accounts.first()
         key = rooms.accounts.keys(account)[0]
-        rooms.deployments.put(account, "base", Wanted(model=BUNDLED), by="benchmark")
+        rooms.deployer.put(account, "base", Wanted(model=BUNDLED), by="benchmark")
         rooms.close()
         process = multiprocessing.get_context("spawn").Process(target=serve, args=(settings,), daemon=True)
         process.start()
@@ -97,9 +97,8 @@ async def measure(port: int, key: str, pid: int, count: int) -> None:
         for _ in range(20):
             times.append((await ask(port, PATH, _body(tokens, stream=True), key=key)).seconds)
         spent = (processor_seconds(pid) - before) / 20
-        print(
-            f"a stream of {tokens} tokens: p50 {1000 * quantile(times, 0.5):.2f} ms, {1000 * spent:.2f} of processor time"
-        )
+        told = f"p50 {1000 * quantile(times, 0.5):.2f} ms, {1000 * spent:.2f} of processor time"
+        print(f"a stream of {tokens} tokens: {told}")
 
 
 async def requests(port: int, key: str, pid: int, count: int) -> tuple[list[float], float]:

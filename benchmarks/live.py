@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tunery import app
+from tunery.messages import Usage
+from tunery.serving.client import EngineClient
 from tunery.settings import Settings, load
 
 START_SECONDS = 120
@@ -170,6 +172,24 @@ def open_files(pid: int) -> int:
 
 def quantile(values: list[float], part: float) -> float:
     return sorted(values)[int(part * (len(values) - 1))]
+
+
+def processes(service: Service) -> str:
+    """Memory and open files of the web process and the engines."""
+    told = []
+    for word in ("tunery serve", "tunery.serving"):
+        told += [f"{word} {resident_mib(pid):.0f} MiB, {open_files(pid)} files" for pid in service.pids(word)]
+    return "; ".join(told)
+
+
+async def engine_usage(service: Service) -> Usage | None:
+    """The books of the only engine, asked at its socket."""
+    (path,) = (service.home / "engines" / "sockets").glob("*.sock")
+    client = EngineClient(path)
+    try:
+        return await client.ping()
+    finally:
+        await client.close()
 
 
 @contextmanager

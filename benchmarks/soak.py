@@ -20,9 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from live import Service, free_port, open_files, resident_mib, send, serving
-from tunery.messages import Usage
-from tunery.serving.client import EngineClient
+from live import Service, engine_usage, free_port, processes, send, serving
 
 LENGTHS = (8, 40, 400)
 """Tokens of an answer."""
@@ -124,28 +122,12 @@ def _error(where: str, body: bytes) -> str:
     return f"error {where} without a message: {body[:70]!r}"
 
 
-def _held(service: Service) -> tuple[str, Usage | None]:
-    """Memory and files of both processes, and the engine's books."""
-    told = []
-    for word in ("tunery serve", "tunery.serving"):
-        told += [f"{word} {resident_mib(pid):.0f} MiB, {open_files(pid)} files" for pid in service.pids(word)]
-    (socket,) = (service.home / "engines" / "sockets").glob("*.sock")
-
-    async def ask() -> Usage | None:
-        client = EngineClient(socket)
-        usage = await client.ping()
-        await client.close()
-        return usage
-
-    return "; ".join(told), asyncio.run(ask())
-
-
 async def soak(service: Service, names: list[str], options: argparse.Namespace) -> Soak:
     running = Soak(service, names, 60 * options.minutes)
 
     async def halfway() -> None:
         await running.settled()
-        print("halfway, nothing is killed any more:", (await asyncio.to_thread(_held, service))[0], flush=True)
+        print("halfway, nothing is killed any more:", processes(service), flush=True)
 
     clients = (running.client(number) for number in range(options.clients))
     await asyncio.gather(running.killer(), running.remaker(), halfway(), *clients)
@@ -163,7 +145,7 @@ def main() -> None:
     with serving(service):
         names = [one["name"] for one in service.arm("GET", "/deployments")["value"]]
         first = asyncio.run(service.ask(names[0], {"prompt": "x", "max_tokens": 1, "stream": True}))
-        print(f"{len(names)} deployments, first answer {first.seconds:.1f} s:", _held(service)[0], flush=True)
+        print(f"{len(names)} deployments, first answer {first.seconds:.1f} s:", processes(service), flush=True)
         found = asyncio.run(soak(service, names, options))
         print(f"after {options.minutes} minutes with {options.clients} clients:")
         for outcome, count in found.outcomes.most_common():
@@ -172,9 +154,9 @@ def main() -> None:
         print(f"{found.cached_tokens} of {found.prompt_tokens} prompt tokens cached")
         time.sleep(2)
         after = asyncio.run(service.ask(names[1], {"prompt": "x", "max_tokens": 4, "stream": True}))
-        told, usage = _held(service)
+        usage = asyncio.run(engine_usage(service))
         print("the next request works:", after.complete)
-        print("at the end:", told)
+        print("at the end:", processes(service))
         print("the engine's books:", usage)
     clean = usage is not None and (usage.held_blocks, usage.running, usage.waiting, usage.pinned_adapters) == (
         0,

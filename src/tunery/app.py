@@ -50,6 +50,8 @@ from tunery.worker import Worker
 logger = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS = 60.0
+AGAIN_SECONDS = 5.0
+"""After a reconciliation that the database or the disk broke off."""
 
 
 def services(settings: Settings) -> Services:
@@ -156,8 +158,13 @@ async def _reconcile(app: FastAPI) -> None:
     deployments: Deployments = app.state.deployments
     while True:
         app.state.reconcile.clear()
-        await deployments.reconcile(app.state.generator, run_sync=anyio.to_thread.run_sync)
-        await app.state.reconcile.wait()
+        try:
+            await deployments.reconcile(app.state.generator, run_sync=anyio.to_thread.run_sync)
+        except* (OSError, SQLAlchemyError):
+            logger.exception("deployments stay as they are for now")
+            await anyio.sleep(AGAIN_SECONDS)
+        else:
+            await app.state.reconcile.wait()
 
 
 async def _keep_house(app: FastAPI) -> None:

@@ -1,5 +1,6 @@
 """Deployments: a name that answers. Brings the engine to what is wanted, says what is. Knows no HTTP."""
 
+import asyncio
 from typing import Any, Protocol
 
 import msgspec
@@ -11,6 +12,7 @@ from tunery.deploying import etag, find, named
 from tunery.errors import (
     DeploymentNotFound,
     DeploymentPaused,
+    EngineStopped,
     EngineUnavailable,
     NotFound,
     TuneryError,
@@ -21,6 +23,11 @@ from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.database import many
 from tunery.store.tables import deployments
+
+AT_ONCE = 3
+"""Deployments brought up at a time: one's adapter is read while another's answers its probe."""
+ATTEMPTS = 3
+"""For a deployment whose engine stopped meanwhile: that may be another's fault."""
 
 
 class Mounter(Protocol):
@@ -126,22 +133,39 @@ class Deployments:
 
     async def reconcile(self, mounter: Mounter, *, run_sync: "RunSync") -> int:
         """Bring every deployment that is still Creating to Succeeded or Failed; returns how many were settled."""
-        settled = 0
-        for deployment in await run_sync(self._creating):
-            base = self._catalog.base(deployment.base)
+        creating = await run_sync(self._creating)
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def settle(deployment: Deployment) -> None:
+            async with turns:
+                error = await self._bring_up(mounter, deployment)
+                state = DeploymentState.FAILED if error else DeploymentState.SUCCEEDED
+                await run_sync(self._settle, deployment, state, error)
+
+        async with asyncio.TaskGroup() as tasks:
+            for deployment in creating:
+                tasks.create_task(settle(deployment))
+        return len(creating)
+
+    async def _bring_up(self, mounter: Mounter, deployment: Deployment) -> str | None:
+        """Why it doesn't answer; None: it does."""
+        base = self._catalog.base(deployment.base)
+        if base is None:
+            return _base_gone(deployment)
+        why = ""
+        for _ in range(ATTEMPTS):
             try:
-                if base is None:
-                    raise EngineUnavailable(_base_gone(deployment))
                 if deployment.adapter is None:
                     await mounter.start(base.model.name)
                 else:
                     await mounter.mount(base.model.name, self._catalog.adapter(deployment.adapter))
-            except TuneryError as error:
-                await run_sync(self._settle, deployment, DeploymentState.FAILED, error.message)
+            except EngineStopped as stopped:
+                why = stopped.message
+            except TuneryError as refused:
+                return refused.message
             else:
-                await run_sync(self._settle, deployment, DeploymentState.SUCCEEDED, None)
-            settled += 1
-        return settled
+                return None
+        return why
 
     def _creating(self) -> list[Deployment]:
         query = sa.select(deployments).where(deployments.c.state == DeploymentState.CREATING)

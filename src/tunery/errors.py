@@ -24,6 +24,7 @@ TuneryError                   500 internalFailure
 ├── TooManyRequests           429 tooManyRequests
 │   └── RateLimited           429 429
 ├── EngineUnavailable         503 DeploymentNotReady
+│   └── EngineStopped         503 DeploymentNotReady
 ├── IssuerUnavailable         503 serviceUnavailable
 ├── EstimateFailed            503 internalFailure
 └── StorageFull               507 internalFailure
@@ -224,6 +225,10 @@ class EngineUnavailable(TuneryError):
 
     status = 503
     code = "DeploymentNotReady"
+
+
+class EngineStopped(EngineUnavailable):
+    """The model's engine has stopped. Please retry after a moment."""
 
 
 class IssuerUnavailable(TuneryError):

@@ -129,7 +129,7 @@ class AdapterStore(Generic[K]):
 
     @property
     def nbytes(self) -> int:
-        return sum(adapter.nbytes for adapter in self._loaded.values())
+        return sum(self._sizes[digest] for digest in self._loaded)
 
     @property
     def num_pinned(self) -> int:

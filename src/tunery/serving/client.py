@@ -30,13 +30,12 @@ from tunery.serving.wire import frame, read_frame
 
 MOST_UNREAD = 64
 """Answers that lie unread before pieces are joined."""
-GONE = "The model's engine has stopped. Please retry after a moment."
 
 
 class EngineClient:
     """Many requests over one connection, which is opened on first use and again after it broke.
 
-    Every method raises the error of errors.py that the engine's `Refused` names, and EngineUnavailable when the engine
+    Every method raises the error of errors.py that the engine's `Refused` names, and EngineStopped when the engine
     can't be reached or goes away before the last answer.
     """
 
@@ -172,7 +171,7 @@ class _Connection:
         try:
             return cls(*await asyncio.open_unix_connection(socket_path))
         except OSError as error:
-            raise errors.EngineUnavailable from error
+            raise errors.EngineStopped from error
 
     def open(self, key: str) -> "Unread":
         """The answers to `key`; None is the end of the connection."""
@@ -212,7 +211,7 @@ class _Connection:
 
 def _error(answer: Answer | None) -> errors.TuneryError:
     if not isinstance(answer, Refused):
-        return errors.EngineUnavailable(GONE)
+        return errors.EngineStopped()
     kind = getattr(errors, answer.kind, None)
     if isinstance(kind, type) and issubclass(kind, errors.TuneryError):
         return kind(answer.message, param=answer.param, retry_after=answer.retry_after)
