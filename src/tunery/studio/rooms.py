@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from tunery.api.inference import Generator
+from tunery.api.asking import Generator
 from tunery.rooms import Services
 from tunery.throttle import Throttle
 
