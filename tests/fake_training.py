@@ -49,6 +49,7 @@ class FakeTrainer:
         valid_losses: dict[int, float] | None = None,
     ) -> None:
         """`seconds`: what the run says it took; `valid_losses`: by step, a checkpoint with each."""
+        self.measured: Callable[[int, float | None], StepMetrics] = metrics
         self.steps, self.seconds, self.valid_losses = steps, seconds, valid_losses or {}
         self.fails: Failed | None = None
         """What the run says at its third step, and nothing more."""
@@ -92,7 +93,9 @@ class FakeRun:
                 yield self._trainer.fails
                 return
             loss = self._trainer.valid_losses.get(step)
-            yield Stepped(metrics=metrics(step, loss), trained_tokens=step * 10, seconds_left=float(steps - step))
+            yield Stepped(
+                metrics=self._trainer.measured(step, loss), trained_tokens=step * 10, seconds_left=float(steps - step)
+            )
             yield None  # time passes: run.py flushes and renews its lease
             if self._pause:
                 yield from self._checkpoint(step, final=False)
@@ -124,7 +127,7 @@ class FakeRun:
         content = f"{self._order.seed}:{step}".encode()
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             (folder / name).write_bytes(content)
-        measured = metrics(step, self._trainer.valid_losses.get(step))
+        measured = self._trainer.measured(step, self._trainer.valid_losses.get(step))
         digest = hashlib.sha256(content).hexdigest()
         yield Checkpointed(step=step, directory=str(folder), digest=digest, metrics=measured, final=final)
 

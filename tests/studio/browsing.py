@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 
 from tests import identities
 from tests.studio.serving import StudioService
+from tunery.records import Account
 from tunery.settings import DATA_PLANE_AUDIENCE
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
@@ -78,13 +79,14 @@ class Browsing:
         self,
         *,
         roles: tuple[str, ...] | None = None,
+        account: Account | None = None,
         signed_in: bool = True,
         language: Literal["en", "de"] = "en",
         colours: Literal["light", "dark"] = "light",
         size: tuple[int, int] = (1280, 800),
         tls: bool = False,
     ) -> Page:
-        """A blank page whose `goto("/studio/...")` is signed in: with the key, or as a principal with these roles."""
+        """A blank page whose `goto("/studio/...")` is signed in: with a key, or as a principal with these roles."""
         settings = self._service.rooms.settings
         base = settings.tls_endpoint if tls else settings.endpoint
         context = self._browser.new_context(
@@ -100,7 +102,7 @@ class Browsing:
         self._contexts.append(context)
         self.complaints.watch(context, urlsplit(base).netloc)
         if signed_in:
-            context.add_cookies([self._cookie(base, roles)])
+            context.add_cookies([self._cookie(base, account or self._service.account, roles)])
         return context.new_page()
 
     def close(self) -> None:
@@ -108,12 +110,12 @@ class Browsing:
             context.close()
         self._contexts.clear()
 
-    def _cookie(self, base: str, roles: tuple[str, ...] | None) -> Any:
+    def _cookie(self, base: str, account: Account, roles: tuple[str, ...] | None) -> Any:
         sessions = self._service.sessions
         if roles is None:
-            value = sessions.by_key(self._service.key)
+            value = sessions.by_key(self._service.rooms.accounts.keys(account)[0])
         else:
-            known = identities.make(self._service, *roles)
+            known = identities.make(self._service, *roles, scope=account.arm_id)
             value = sessions.by_token(identities.token(self._service, known, f"{DATA_PLANE_AUDIENCE}/.default"))
         return {
             "name": sessions.cookie,

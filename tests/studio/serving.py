@@ -4,6 +4,7 @@ standard input.
 """
 
 import contextlib
+import math
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from tests.live import ROOMY, Doors, LiveService, free_port, live_service
 from tunery import app as wiring
 from tunery.catalog import BUNDLED
 from tunery.errors import EngineUnavailable
-from tunery.messages import Failed, Generate, TrainingOrder
+from tunery.messages import Failed, Generate, StepMetrics, TrainingOrder
 from tunery.records import TERMINAL, JobStatus
 from tunery.rooms import Services
 from tunery.settings import Settings
@@ -31,6 +32,35 @@ FOLDER = Path(__file__).parent.parent.parent
 CHAT_BASE = "gpt-35-turbo-0613"
 WAIT_SECONDS = 30.0
 SETTLED = TERMINAL | {JobStatus.PAUSED}
+
+
+class Curve:
+    """A training run as one looks: noisy, falling; validation falls with it or turns after a third of the steps."""
+
+    def __init__(self, steps: int, overfits: bool) -> None:
+        self._steps, self._overfits = steps, overfits
+
+    def measured(self, step: int, full_valid_loss: float | None) -> StepMetrics:
+        loss = self._train_loss(step) * (1 + 0.15 * math.sin(step * 12.9))
+        valid = self.valid_loss(step) * (1 + 0.08 * math.sin(step * 7.3)) if step % 4 == 0 else None
+        return StepMetrics(
+            step=step,
+            train_loss=loss,
+            training_accuracy=max(0.0, 1 - loss / 2),
+            train_mean_token_accuracy=math.exp(-loss / 3),
+            valid_loss=valid,
+            valid_accuracy=None if valid is None else max(0.0, 1 - valid / 2),
+            valid_mean_token_accuracy=None if valid is None else math.exp(-valid / 3),
+            full_valid_loss=full_valid_loss,
+            full_valid_mean_token_accuracy=None if full_valid_loss is None else math.exp(-full_valid_loss / 3),
+        )
+
+    def valid_loss(self, step: int) -> float:
+        past = max(0.0, step / self._steps - 0.33) if self._overfits else 0.0
+        return self._train_loss(step) * 1.1 + 0.05 + 1.6 * past
+
+    def _train_loss(self, step: int) -> float:
+        return 0.08 + 3.0 * math.exp(-5 * step / self._steps)
 
 
 class Levers:
@@ -50,10 +80,16 @@ class Levers:
         self.answer(["I am ", "the base."], ["I am ", "tuned."])
         self.break_engine(None)
 
-    def train(self, *, steps: int = 12, pace: float = 0.0, fails: str | None = None) -> None:
-        """What jobs do from now on: `pace` seconds a step; `fails`: the error they end with at the third step."""
+    def train(self, *, steps: int = 12, pace: float = 0.0, fails: str | None = None, overfits: bool = False) -> None:
+        """What jobs do from now on: `pace` seconds a step; `fails`: the error they end with at the third step.
+
+        They are validated every fourth step, and make a checkpoint at each quarter.
+        """
         self._trainer.steps, self._pace = steps, pace
-        self._trainer.valid_losses = {step: 2.0 / step for step in range(4, steps + 1, 4)}
+        curve = Curve(steps, overfits)
+        self._trainer.measured = curve.measured
+        quarters = range(max(1, steps // 4), steps + 1, max(1, steps // 4))
+        self._trainer.valid_losses = {step: curve.valid_loss(step) for step in quarters}
         self._trainer.fails = Failed(code="training_failed", message=fails) if fails else None
 
     def hold(self, step: int) -> None:

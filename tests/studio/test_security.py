@@ -1,0 +1,117 @@
+"""What a browser, another site or another account gets out of a running Studio, on the open port and over TLS."""
+
+import re
+from typing import Any
+
+import pytest
+import requests
+from playwright.sync_api import expect
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from tests import identities
+from tests.studio.browsing import Browsing
+from tests.studio.furnished import USER, an_account
+from tests.studio.serving import StudioService
+
+SCRIPT = re.compile(r"<script\b([^>]*)>")
+
+
+class Visits:
+    """Plain requests with a session's cookie, on one of the two ports."""
+
+    def __init__(self, studio: StudioService, *, tls: bool = False, cookie: str = "") -> None:
+        settings = studio.rooms.settings
+        self.base = settings.tls_endpoint if tls else settings.endpoint
+        self.name, self.cookie = studio.sessions.cookie, cookie or studio.sessions.by_key(studio.key)
+        self._ca = str(studio.ca)
+
+    def ask(self, method: str, path: str, **more: Any) -> requests.Response:
+        cookies = {self.name: self.cookie}
+        given = {"cookies": cookies, "allow_redirects": False, "verify": self._ca, "timeout": 30, **more}
+        return requests.request(method, self.base + path, **given)
+
+    def signed_in(self) -> bool:
+        return self.ask("GET", "/studio/").status_code == 200
+
+
+@pytest.fixture(params=[False, True], ids=["open", "tls"])
+def visits(request: pytest.FixtureRequest, studio: StudioService) -> Visits:
+    return Visits(studio, tls=request.param)
+
+
+def test_a_page_lets_in_no_inline_script_no_frame_and_no_guessed_type(visits: Visits) -> None:
+    answer = visits.ask("GET", "/studio/")
+    policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+    nonce = re.search(r"'nonce-([\w-]+)'", policy["script-src"])
+    assert nonce is not None and "unsafe-inline" not in policy["script-src"]
+    assert policy["frame-ancestors"] == "'none'"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    scripts = SCRIPT.findall(answer.text)
+    assert scripts and all(f'nonce="{nonce[1]}"' in attributes for attributes in scripts)
+
+
+def test_the_cookie_is_for_no_script_no_other_site_and_over_tls_for_tls_alone(
+    visits: Visits, studio: StudioService
+) -> None:
+    answer = visits.ask("POST", "/studio/sign-in", data={"way": "key", "key": studio.key})
+    assert answer.status_code == 303
+    name, *attributes = answer.headers["set-cookie"].lower().split("; ")
+    assert name.startswith(studio.sessions.cookie)
+    assert {"httponly", "samesite=strict", "path=/studio"} <= set(attributes)
+    assert ("secure" in attributes) == visits.base.startswith("https")
+
+
+def test_another_site_s_form_changes_nothing(visits: Visits) -> None:
+    for stranger in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert visits.ask("POST", "/studio/sign-out", headers=stranger).status_code == 403
+    assert visits.signed_in()
+
+
+def test_another_site_s_socket_is_not_opened(studio: StudioService) -> None:
+    visits = Visits(studio)
+    address = visits.base.replace("http", "ws") + "/studio/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
+    headers = {"Cookie": f"{visits.name}={visits.cookie}"}
+    with pytest.raises(InvalidStatus):
+        connect(address, origin="https://evil.example", additional_headers=headers)  # type: ignore[arg-type]
+    with connect(address, origin=visits.base, additional_headers=headers) as socket:  # type: ignore[arg-type]
+        assert str(socket.recv(timeout=10)).startswith("0{")
+
+
+def test_signing_out_ends_the_session_also_for_a_copied_cookie(visits: Visits) -> None:
+    assert visits.signed_in()
+    answer = visits.ask("POST", "/studio/sign-out", headers={"Origin": visits.base})
+    assert answer.headers["location"].endswith("/studio/sign-in")
+    assert not visits.signed_in()
+
+
+def test_the_key_stays_nowhere_in_the_browser(studio: StudioService, browsing: Browsing) -> None:
+    page = browsing.window(signed_in=False)
+    page.goto("/studio/?x=1")
+    page.get_by_label("Account key").fill(studio.key)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page).to_have_url(re.compile(r"/studio/\?x=1$"))
+    kept = page.evaluate("() => JSON.stringify([localStorage, sessionStorage, document.cookie, location.href])")
+    cookies = page.context.cookies()
+    assert studio.key not in kept + page.content() + str(cookies)
+    assert studio.sessions.cookie not in kept
+    assert {cookie["name"] for cookie in cookies} == {studio.sessions.cookie}
+
+
+def test_a_regenerated_key_ends_its_sessions(studio: StudioService, browsing: Browsing) -> None:
+    account = an_account(studio, "regenerated")
+    page = browsing.window(account=account)
+    page.goto("/studio/")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Home")
+    studio.rooms.accounts.regenerate(account, 1)
+    page.reload()
+    expect(page.get_by_role("heading", name="Sign in to Tunery")).to_be_visible()
+
+
+def test_a_removed_principal_is_out_at_once(studio: StudioService) -> None:
+    known = identities.make(studio, USER)
+    visits = Visits(studio, cookie=studio.sessions.by_password(known.id, known.secret))
+    assert visits.signed_in()
+    principals = studio.rooms.access.principals
+    principals.remove(principals.get(known.id))
+    assert not visits.signed_in()
