@@ -31,7 +31,7 @@ export default {
       this.points = points;
       this.draw();
     },
-    mark(x, text) {
+    point_out(x, text) {
       this.marks = [{ xAxis: x, label: { formatter: text, position: "insideEndTop" } }];
       this.draw();
     },
@@ -62,14 +62,18 @@ export default {
       const share = { style: "percent", maximumFractionDigits: 1 };
       const value = new Intl.NumberFormat(this.language, this.percent ? share : { maximumSignificantDigits: 5 });
       const whole = new Intl.NumberFormat(this.language, { maximumFractionDigits: 0 });
+      const day = new Intl.DateTimeFormat(this.language, { day: "numeric", month: "short" });
       const moment = new Intl.DateTimeFormat(this.language, { dateStyle: "short", timeStyle: "short" });
       const options = { ...this.options };
       options.yAxis = { ...options.yAxis, axisLabel: { formatter: (number) => value.format(number) } };
       options.tooltip = { ...options.tooltip, valueFormatter: (number) => (number == null ? "–" : value.format(number)) };
       if (options.xAxis.type !== "category") {
-        const said = (place) => (this.time ? moment : whole).format(place);
-        options.xAxis = { ...options.xAxis, axisPointer: { label: { formatter: (at) => said(at.value) } } };
-        if (!this.time) options.xAxis.axisLabel = { formatter: said };
+        const [short, full] = this.time ? [day, moment] : [whole, whole];
+        options.xAxis = {
+          ...options.xAxis,
+          axisLabel: { formatter: (place) => short.format(place), hideOverlap: true },
+          axisPointer: { label: { formatter: (at) => full.format(at.value) } },
+        };
       }
       return options;
     },

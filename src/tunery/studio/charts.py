@@ -57,14 +57,14 @@ class Chart(ui.element, component="chart.js"):
         """Other points: of a line (x, y), of bars the values."""
         self.run_method("replace", points)
 
-    def mark(self, x: float, text: str) -> None:
+    def point_out(self, x: float, text: str) -> None:
         """A line from top to bottom with a word at it."""
-        self.run_method("mark", x, text)
+        self.run_method("point_out", x, text)
 
 
 def curves(title: str, lines: Sequence[Line], *, across: str, described: str, percent: bool = False) -> Chart:
     """Lines over numbers (steps), zoomed with wheel, slider, box, or + and - and arrows."""
-    options = _plan({"type": "value", "min": "dataMin", "max": "dataMax", "name": across})
+    options = _plan({"type": "value", "min": "dataMin", "max": "dataMax", "name": across}, share=percent)
     options["series"] = [_line(line) for line in lines]
     colours = [line.colour for line in lines]
     return _framed(title, options, colours, described=described, percent=percent)
@@ -72,15 +72,17 @@ def curves(title: str, lines: Sequence[Line], *, across: str, described: str, pe
 
 def over_time(title: str, lines: Sequence[Line], *, described: str, percent: bool = False) -> Chart:
     """Lines over time; x is in milliseconds since 1970."""
-    options = _plan({"type": "time"})
+    options = _plan({"type": "time"}, share=percent)
     options["series"] = [_line(line) for line in lines]
     colours = [line.colour for line in lines]
     return _framed(title, options, colours, described=described, percent=percent, time=True)
 
 
-def bars(title: str, labels: Sequence[str], series: dict[str, Sequence[float]], *, across: str, described: str) -> Chart:
+def bars(
+    title: str, labels: Sequence[str], series: dict[str, Sequence[float]], *, across: str, described: str
+) -> Chart:
     """A histogram, or several beside each other: `labels` below, the values of each name above."""
-    options = _plan({"type": "category", "data": list(labels), "name": across})
+    options = _plan({"type": "category", "data": list(labels), "name": across}, zoomed=False)
     options["series"] = [
         {"type": "bar", "name": name, "data": list(values), "barMaxWidth": 40} for name, values in series.items()
     ]
@@ -99,10 +101,11 @@ def _framed(
     with ui.element("figure").classes("tunery-card w-full m-0 p-3 min-w-0"):
         with ui.row().classes("w-full items-center no-wrap gap-1"):
             parts.titled("h3", title, "text-base font-medium m-0 grow min-w-0")
-            whole = _button("zoom_out_map", t("charts.whole", title=title))
+            whole = _button("zoom_out_map", t("charts.whole", title=title)) if "dataZoom" in options else None
             save = _button("image", t("charts.save", title=title))
         chart = Chart(options, colours, described=f"{title}: {described}", percent=percent, time=time)
-    whole.on_click(lambda: chart.run_method("whole"))
+    if whole is not None:
+        whole.on_click(lambda: chart.run_method("whole"))
     save.on_click(lambda: chart.run_method("save", f"{title}.png"))
     return chart
 
@@ -113,18 +116,24 @@ def _button(icon: str, text: str) -> ui.button:
     return button
 
 
-def _plan(x_axis: dict[str, Any]) -> dict[str, Any]:
-    box = {"yAxisIndex": "none", "title": {"zoom": t("charts.zoom"), "back": t("charts.back")}}
-    return {
+def _plan(x_axis: dict[str, Any], *, share: bool = False, zoomed: bool = True) -> dict[str, Any]:
+    """What all charts have in common; `share`: from 0 to 1."""
+    plan: dict[str, Any] = {
         "animation": False,
-        "grid": {"left": 8, "right": 16, "top": 36, "bottom": 52, "outerBoundsMode": "same"},
-        "legend": {"type": "scroll", "left": 0, "top": 0, "right": 64},
+        "grid": {"left": 4, "right": 16, "top": 36, "bottom": 24 if zoomed else 4, "outerBoundsMode": "same"},
+        "legend": {"type": "scroll", "left": 0, "top": 0, "right": 72},
         "tooltip": {"trigger": "axis", "confine": True},
-        "toolbox": {"right": 0, "feature": {"dataZoom": box}},
-        "dataZoom": [{"type": "inside"}, {"type": "slider", "height": 18, "bottom": 4, "showDetail": False}],
         "xAxis": {"nameLocation": "middle", "nameGap": 22, **x_axis},
-        "yAxis": {"type": "value", "scale": x_axis["type"] != "category"},
+        "yAxis": {"type": "value", "min": 0, "max": 1} if share else {"type": "value", "scale": zoomed},
     }
+    if zoomed:
+        box = {"yAxisIndex": "none", "title": {"zoom": t("charts.zoom"), "back": t("charts.back")}}
+        plan["toolbox"] = {"right": 4, "top": 0, "itemSize": 14, "feature": {"dataZoom": box}}
+        plan["dataZoom"] = [
+            {"type": "inside"},
+            {"type": "slider", "height": 14, "bottom": 2, "showDetail": False},
+        ]
+    return plan
 
 
 def _line(line: Line) -> dict[str, Any]:
