@@ -13,7 +13,7 @@ from tests.fake_training import FakeTrainer
 from tests.models.tiny import write_other
 from tests.test_files import jsonl
 from tests.test_worker import Shop
-from tunery.catalog import BUNDLED, CHAT_ALIASES
+from tunery.catalog import BUNDLED, CHAT_ALIASES, licence_of
 from tunery.errors import Conflict, InvalidRequest
 from tunery.messages import TrainingOrder
 from tunery.models import adding
@@ -135,3 +135,12 @@ def test_a_job_whose_base_s_folder_goes_while_it_trains_keeps_what_it_trained(sh
     found = shop.jobs.get(1, job.id)
     assert found.status == JobStatus.SUCCEEDED, found.error
     assert shop.catalog.tuned_model(1, found.fine_tuned_model or "") is not None
+
+
+def test_a_base_s_licence_is_said_as_far_as_it_is_known(shop: Shop, tmp_path: Path) -> None:
+    add(shop, tmp_path)
+    model = shop.catalog.find(1, "mine").base.model
+    assert licence_of(model) is None
+    (Path(model.directory) / "LICENSE.txt").write_text("\n   MIT License\n\nCopyright ...")
+    assert licence_of(model) == "MIT License"
+    assert licence_of(shop.catalog.find(1, CHAT_ALIASES[0]).base.model) == "Apache-2.0"

@@ -5,7 +5,8 @@ import pytest
 from tests.fake_training import Died, FakeTrainer
 from tests.test_worker import Shop, shop
 from tunery.messages import TrainingOrder
-from tunery.overfitting import Evaluated, summary, warning
+from tunery.overfitting import Evaluated, of_checkpoints, summary, warning
+from tunery.records import Checkpoint
 
 __all__ = ["shop"]
 
@@ -60,3 +61,20 @@ def test_a_job_that_got_better_to_its_end_says_nothing(shop: Shop) -> None:
     job = shop.job()
     shop.run(FakeTrainer(valid_losses={4: 0.9, 8: 0.7, 12: 0.5}))
     assert levels(shop, job.id) == []
+
+
+def test_checkpoints_that_were_read_say_the_same_in_any_order() -> None:
+    made = [
+        Checkpoint(
+            id=f"ftchkpt-{step}",
+            job_id="ftjob-1",
+            account_id=1,
+            created_at=0,
+            step=step,
+            name=f"m:ckpt-step-{step}",
+            adapter="",
+            metrics={"full_valid_loss": loss} if loss else {"train_loss": 1.0},
+        )
+        for step, loss in ((3, 0.7), (1, 0.9), (2, None))
+    ]
+    assert [(each.step, each.loss) for each in of_checkpoints(made)] == [(1, 0.9), (3, 0.7)]

@@ -27,6 +27,8 @@ STEP = ":ckpt-step-"
 VERSIONED = re.compile(r"(?P<name>.+)-(?P<version>\d{4}(-\d{2}-\d{2})?)")
 
 BUNDLED = "smollm2-135m-instruct"
+BUNDLED_LICENCE = "Apache-2.0"
+LICENCE_CHARACTERS = 200
 CHAT_ALIASES = (
     "gpt-35-turbo",
     "gpt-35-turbo-0613",
@@ -263,6 +265,21 @@ def model_of(name: str) -> str:
     return name.split(STEP, 1)[0]
 
 
+def starts_from(model: str) -> sa.ColumnElement[bool]:
+    """Whether a job is tuned from this model or one of its checkpoints."""
+    return sa.or_(jobs.c.model == model, jobs.c.model.startswith(model + STEP, autoescape=True))
+
+
+def licence_of(base: BaseModel) -> str | None:
+    """As far as it is known: the bundled one's name, or the first line of the licence that lies with the weights."""
+    if base.name == BUNDLED:
+        return BUNDLED_LICENCE
+    for path in sorted(Path(base.directory).glob("LICENSE*")):
+        lines = path.read_text("utf-8", errors="replace")[:LICENCE_CHARACTERS].splitlines()
+        return next((line.strip() for line in lines if line.strip()), None)
+    return None
+
+
 def versioned(name: str) -> tuple[str, str]:
     """A base's name as ARM takes it apart: gpt-35-turbo-0613 is version 0613 of gpt-35-turbo."""
     found = VERSIONED.fullmatch(name)
@@ -290,8 +307,8 @@ def _refuse_if_used(connection: Connection, account_id: int, model: str) -> None
             f"The model '{model}' can't be deleted while the deployment '{name}' serves it. "
             "Delete the deployment first."
         )
-    tuned_from = sa.or_(jobs.c.model == model, jobs.c.model.startswith(model + STEP, autoescape=True))
-    unfinished = sa.select(jobs.c.id).where(jobs.c.account_id == account_id, tuned_from, jobs.c.status.not_in(TERMINAL))
+    mine = sa.and_(jobs.c.account_id == account_id, starts_from(model))
+    unfinished = sa.select(jobs.c.id).where(mine, jobs.c.status.not_in(TERMINAL))
     job = connection.execute(unfinished).scalar()
     if job is not None:
         raise Conflict(f"The job {job} is being tuned from the model '{model}'. Cancel it or wait for its end.")

@@ -7,9 +7,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from tunery import adapters, idempotency, quotas, recipe
-from tunery.catalog import CHAT, Catalog, Target
+from tunery.catalog import CHAT, Catalog, Target, starts_from
 from tunery.errors import Conflict, InvalidRequest, NotFound, WrongState
 from tunery.files import TRAINING, Files
+from tunery.messages import StepMetrics
 from tunery.rates import finish_time
 from tunery.recipe import Recipe
 from tunery.records import (
@@ -54,6 +55,31 @@ class Understood(NamedTuple):
     requested: recipe.Requested
     training: File
     validation: File | None
+
+
+class Sought(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs are listed: those for which all of this is true."""
+
+    search: str = ""
+    """Stands in the id, in the suffix or in the name of the model that it starts from or made, in any case."""
+    statuses: frozenset[JobStatus] = frozenset()
+    """Empty: any."""
+    tuned_from: str = ""
+    """This model, or a checkpoint of it."""
+
+    def condition(self, account_id: int) -> sa.ColumnElement[bool]:
+        found = [jobs.c.account_id == account_id]
+        if self.search:
+            named = (jobs.c.id, jobs.c.suffix, jobs.c.model, jobs.c.fine_tuned_model)
+            found.append(sa.or_(*(column.icontains(self.search, autoescape=True) for column in named)))
+        if self.statuses:
+            found.append(jobs.c.status.in_(self.statuses))
+        if self.tuned_from:
+            found.append(starts_from(self.tuned_from))
+        return sa.and_(*found)
+
+
+EVERY = Sought()
 
 
 class Jobs:
@@ -137,16 +163,35 @@ class Jobs:
             return _job(connection, account_id, job_id)
 
     def page(
-        self, account_id: int, *, after: str | None = None, limit: int = 20, metadata: dict[str, str] | None = None
+        self,
+        account_id: int,
+        *,
+        after: str | None = None,
+        skip: int = 0,
+        limit: int = 20,
+        metadata: dict[str, str] | None = None,
+        sought: Sought = EVERY,
     ) -> tuple[list[Job], bool]:
         """A page of jobs, newest first, and whether more follow."""
-        query = sa.select(jobs).where(jobs.c.account_id == account_id)
+        query = sa.select(jobs).where(sought.condition(account_id)).offset(skip)
         with self._store.database.read() as connection:
             page, more = _page(connection, Job, query, after=after, limit=limit if not metadata else 1_000_000)
         if metadata:
             page = [job for job in page if metadata.items() <= (job.metadata or {}).items()]
             page, more = page[:limit], len(page) > limit
         return page, more
+
+    def count(self, account_id: int, sought: Sought) -> int:
+        query = sa.select(sa.func.count()).select_from(jobs).where(sought.condition(account_id))
+        with self._store.database.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def steps(self, job: Job, *, after: int = 0, limit: int = 1000) -> tuple[list[StepMetrics], bool]:
+        """What was measured at the steps behind `after`, in their order, and whether more follow."""
+        query = sa.select(metrics.c["values"]).where(metrics.c.job_id == job.id, metrics.c.step > after)
+        with self._store.database.read() as connection:
+            found = connection.execute(query.order_by(metrics.c.step).limit(limit + 1)).scalars().all()
+        return [msgspec.convert(values, StepMetrics) for values in found[:limit]], len(found) > limit
 
     def events(self, job: Job, *, after: str | None = None, limit: int = 20) -> tuple[list[Event], bool]:
         query = sa.select(events).where(events.c.job_id == job.id)

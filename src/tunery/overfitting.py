@@ -1,11 +1,13 @@
 """Which checkpoint was best, and whether training went past it: what the evaluations of a job say. Knows no trainer."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tunery.records import Checkpoint
 from tunery.store.tables import checkpoints
 
 RISES = 2
@@ -32,15 +34,33 @@ def evaluations(connection: Connection, job_id: str) -> list[Evaluated]:
     return [Evaluated(r.step, r.name, r.metrics["full_valid_loss"]) for r in rows if "full_valid_loss" in r.metrics]
 
 
+def of_checkpoints(checkpoints: Iterable[Checkpoint]) -> list[Evaluated]:
+    """The same of checkpoints that were read already, in any order."""
+    by_step = sorted(checkpoints, key=lambda each: each.step)
+    return [
+        Evaluated(each.step, each.name, each.metrics["full_valid_loss"])
+        for each in by_step
+        if "full_valid_loss" in each.metrics
+    ]
+
+
 def best(found: list[Evaluated]) -> Evaluated:
     """With the lowest loss; of equal ones the first, which learned less by heart."""
     return min(found, key=lambda each: each.loss)
 
 
-def warning(found: list[Evaluated]) -> str | None:
-    """Advice, if the loss rose in each of the last evaluations."""
+def rising(found: list[Evaluated]) -> list[float]:
+    """The last losses, if each is worse than the one before; else none."""
     last = [each.loss for each in found[-RISES - 1 :]]
     if len(last) <= RISES or any(later <= earlier for earlier, later in pairwise(last)):
+        return []
+    return last
+
+
+def warning(found: list[Evaluated]) -> str | None:
+    """Advice, if the loss rose in each of the last evaluations."""
+    last = rising(found)
+    if not last:
         return None
     rise = " to ".join(f"{loss:.4f}" for loss in last)
     return (

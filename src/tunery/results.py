@@ -105,10 +105,16 @@ def results_csv(rows: Iterable[StepMetrics], columns: Sequence[str] = RESULT_COL
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        cells = msgspec.structs.asdict(row) | _rewards(row)
-        cells["validation_mean_token_accuracy"] = row.valid_mean_token_accuracy
-        writer.writerow("" if cells.get(name) is None else repr(cells[name]) for name in columns)
+        cells = measured(row)
+        writer.writerow(repr(cells[name]) if name in cells else "" for name in columns)
     return text.getvalue().encode()
+
+
+def measured(row: StepMetrics) -> dict[str, float]:
+    """Column by column of results.csv; what wasn't measured at this step is missing."""
+    cells = msgspec.structs.asdict(row) | _rewards(row)
+    cells["validation_mean_token_accuracy"] = row.valid_mean_token_accuracy
+    return {name: cells[name] for name in RESULT_COLUMNS + REWARD_COLUMNS if cells.get(name) is not None}
 
 
 def metrics_on_the_wire(row: StepMetrics) -> dict[str, float]:

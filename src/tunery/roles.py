@@ -49,6 +49,7 @@ ACTIONS = {
     "POST /fine_tuning/jobs/{job_id}/resume": f"{DATA}/fine-tunes/write",
     "GET /fine_tuning/jobs/{job_id}/events": f"{DATA}/fine-tunes/read",
     "POST /fine_tuning/jobs/{job_id}/events": f"{DATA}/fine-tunes/read",
+    "GET /fine_tuning/jobs/{job_id}/metrics": f"{DATA}/fine-tunes/read",
     "GET /fine_tuning/jobs/{job_id}/checkpoints": f"{DATA}/fine-tunes/read",
     "POST /fine_tuning/jobs/{job_id}/checkpoints/{checkpoint}/copy": f"{DATA}/fine-tunes/write",
     "GET /fine_tuning/jobs/{job_id}/checkpoints/{checkpoint}/copy": f"{DATA}/fine-tunes/read",

@@ -326,3 +326,43 @@ def test_another_account_s_ids_are_404_like_ids_that_never_were(service: LiveSer
     ):
         with pytest.raises(Exception, match="does not exist"):
             find()
+
+
+def test_the_steps_of_a_job_are_read_from_where_one_stopped(service: LiveService) -> None:
+    job = tune(service)
+    first = service.http("GET", f"/openai/fine_tuning/jobs/{job.id}/metrics", params=page_of(limit=5)).json()
+    assert [row["step"] for row in first["data"]] == [1, 2, 3, 4, 5]
+    assert first["has_more"]
+    rest = service.http("GET", f"/openai/fine_tuning/jobs/{job.id}/metrics", params=page_of(after=5)).json()
+    assert [row["step"] for row in rest["data"]] == [*range(6, 13)]
+    assert not rest["has_more"]
+    assert rest["data"][0] == {
+        "step": 6,
+        "train_loss": 4 / 6,
+        "training_accuracy": 0.5,
+        "train_mean_token_accuracy": 0.75,
+    }
+    unknown = service.http("GET", "/openai/fine_tuning/jobs/ftjob-0/metrics")
+    assert unknown.status_code == 404
+
+
+def test_jobs_are_found_by_their_names_status_and_what_they_were_tuned_from(service: LiveService) -> None:
+    made = tune(service, suffix="findable-100_pct")
+    again = tune(service, model=made.fine_tuned_model, suffix="second")
+
+    def found(**sought: str) -> list[str]:
+        answer = service.http("GET", "/openai/fine_tuning/jobs", params=page_of(**sought))
+        return [job["id"] for job in answer.json()["data"]]
+
+    assert found(search="FINDABLE-100_") == [again.id, made.id]
+    assert found(search="findable-100%") == []
+    assert found(search=made.id[6:20], status="succeeded") == [again.id, made.id]
+    assert found(search=made.id, status="running,failed") == []
+    assert found(tuned_from=made.fine_tuned_model) == [again.id]
+    refused = service.http("GET", "/openai/fine_tuning/jobs", params=page_of(status="done"))
+    assert refused.status_code == 400
+    assert "Statuses are: pending, running" in refused.json()["error"]["message"]
+
+
+def page_of(**more: Any) -> dict[str, Any]:
+    return {"api-version": VERSION, **more}

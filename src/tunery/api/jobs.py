@@ -10,9 +10,11 @@ from fastapi.responses import Response
 from tunery.accounts import Accounts
 from tunery.api.wire import Call, DataPlane, Family, JsonBody, decode, page, page_size, reply
 from tunery.catalog import Catalog, Start
+from tunery.errors import InvalidRequest
 from tunery.estimates import Estimates
-from tunery.jobs import Jobs, NewJob, trainable
-from tunery.records import Checkpoint, Event, Job
+from tunery.jobs import Jobs, NewJob, Sought, trainable
+from tunery.records import Checkpoint, Event, Job, JobStatus
+from tunery.results import measured
 
 router = APIRouter()
 
@@ -55,7 +57,9 @@ def list_starts(request: Request, call: DataPlane) -> Response:
 def list_jobs(request: Request, call: DataPlane, after: str | None = None, limit: str | None = None) -> Response:
     metadata = {name[1]: value for key, value in request.query_params.items() if (name := METADATA.fullmatch(key))}
     size = page_size(limit, default=20, most=1000)
-    found, more = _jobs(request).page(call.account.id, after=after, limit=size, metadata=metadata)
+    found, more = _jobs(request).page(
+        call.account.id, after=after, limit=size, metadata=metadata, sought=_sought(request)
+    )
     return reply(call, page([shown(job, call) for job in found], more))
 
 
@@ -98,6 +102,20 @@ def events(
     return reply(call, page([_event(event, call) for event in found], more))
 
 
+@router.get("/fine_tuning/jobs/{job_id}/metrics")
+def steps(
+    request: Request, call: DataPlane, job_id: str, after: str | None = None, limit: str | None = None
+) -> Response:
+    """Rows of results.csv behind step `after`: what has come since one asked last, without the whole file."""
+    jobs = _jobs(request)
+    found, more = jobs.steps(
+        jobs.get(call.account.id, job_id),
+        after=page_size(after, default=0, most=999_999_999, name="after"),
+        limit=page_size(limit, default=1000, most=10_000),
+    )
+    return reply(call, page([measured(row) for row in found], more))
+
+
 @router.get("/fine_tuning/jobs/{job_id}/checkpoints")
 def checkpoints(
     request: Request, call: DataPlane, job_id: str, after: str | None = None, limit: str | None = None
@@ -107,6 +125,16 @@ def checkpoints(
         jobs.get(call.account.id, job_id), after=after, limit=page_size(limit, default=10, most=1000)
     )
     return reply(call, page([_checkpoint(checkpoint) for checkpoint in found], more))
+
+
+def _sought(request: Request) -> Sought:
+    """Raises InvalidRequest for a status that there isn't."""
+    asked = request.query_params
+    try:
+        statuses = frozenset(JobStatus(name) for name in asked.get("status", "").split(",") if name)
+    except ValueError as error:
+        raise InvalidRequest(f"{error}. Statuses are: {', '.join(JobStatus)}.", param="status") from error
+    return Sought(search=asked.get("search", ""), statuses=statuses, tuned_from=asked.get("tuned_from", ""))
 
 
 def shown(job: Job, call: Call) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from tunery.api.wire import DataPlane, reply
-from tunery.catalog import CHAT, COMPLETION, Base, Catalog
+from tunery.catalog import CHAT, COMPLETION, Base, Catalog, licence_of
 from tunery.errors import NotFound
 from tunery.records import JobStatus, Model
 
@@ -42,7 +42,7 @@ def delete(request: Request, call: DataPlane, name: str) -> Response:
 
 
 def _base(base: Base) -> dict[str, Any]:
-    """`served_by` is ours: the weights behind a name that users' code already has."""
+    """`served_by` is ours: the weights behind a name that users' code already has; so is what is known of them."""
     return {
         "id": base.name,
         "object": "model",
@@ -53,6 +53,8 @@ def _base(base: Base) -> dict[str, Any]:
         "capabilities": _capabilities(base),
         "lifecycle_status": "generally-available",
         "served_by": base.model.name,
+        "context_length": base.model.context_length,
+        "license": licence_of(base.model),
     }
 
 
