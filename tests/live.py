@@ -45,6 +45,7 @@ class FakeEngines(FakeGenerator):
         super().__init__()
         self.broken: TuneryError | None = None
         self.mounted: list[str] = []
+        self.running: dict[str, int | None] = {}
 
     async def start(self, base_name: str) -> None:
         await self._bring_up(base_name)
@@ -52,6 +53,9 @@ class FakeEngines(FakeGenerator):
     async def mount(self, base_name: str, adapter: Adapter) -> None:
         assert Path(adapter.directory).is_dir()
         await self._bring_up(adapter.digest)
+
+    def processes(self) -> dict[str, int | None]:
+        return self.running
 
     async def _bring_up(self, name: str) -> None:
         if self.broken is not None:

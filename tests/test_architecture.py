@@ -29,15 +29,15 @@ LAYERS = [
     {"rates", "copies", "groups", "idempotency", "principals", "quotas", "throttle", "tokens", "audit", "issuers"}
     | {"uptime"},
     {"erasure"},
-    {"adapters", "keyfiles", "metering"},
+    {"adapters", "keyfiles", "metering", "machine"},
     {"examples", "recipe", "certificates", "roles"},
     {"store"},
     {"records", "messages", "settings"},
-    {"errors", "parent", "options"},
+    {"errors", "parent", "options", "host"},
 ]
 ENGINES = {"training", "serving", "models"}
 ENGINE_MAY_IMPORT = {
-    "training": {"models", "messages", "records", "errors", "examples", "parent"},
+    "training": {"models", "messages", "records", "errors", "examples", "parent", "host"},
     "serving": {"models", "messages", "records", "errors", "parent"},
     "models": {"messages", "records", "errors"},
 }

@@ -284,3 +284,30 @@ def test_of_two_services_on_one_home_only_the_newer_counts(store: Store) -> None
     newer.start()
     monotonic.advance(60)
     assert (older.tick(), newer.tick()) == (0, 60)
+
+
+def test_the_end_that_is_forecast_is_the_end_that_comes(house: House) -> None:
+    house.deploy()
+    house.runs(3 * DAY)
+    end = IdleRule(house.store, house.settings).ends(house.deployments.all(1))["d"]
+    assert not end.developer
+    assert end.at == house.clock.now + round(end.seconds)
+    house.runs(end.seconds - 1)
+    assert house.sweep() == []
+    house.runs(1)
+    assert house.sweep() == ["d"]
+
+
+def test_a_developer_s_end_is_forecast_as_the_sku_s_and_a_base_has_none(house: House) -> None:
+    house.deploy(sku="DeveloperTier")
+    house.deploy("base", model=BASE)
+    ends = IdleRule(house.store, house.settings).ends(house.deployments.all(1))
+    assert list(ends) == ["d"]
+    assert ends["d"].developer
+    assert DAY <= ends["d"].seconds <= DAY + NEAR
+
+
+def test_where_the_rules_are_off_no_end_is_forecast(house: House) -> None:
+    house.deploy()
+    never = msgspec.structs.replace(house.settings, idle_seconds=0, developer_seconds=0)
+    assert IdleRule(house.store, never).ends(house.deployments.all(1)) == {}

@@ -74,6 +74,18 @@ def test_days_are_kept_apart_and_summed_on_demand(store: Store, meter: Meter, cl
     assert len(meter.days(since=metering.today(store, 1))) == 1
 
 
+def test_a_deployment_s_days_are_told_one_by_one(meter: Meter, clock: FakeClock) -> None:
+    for _ in range(3):
+        meter.count(ONE, DONE)
+        meter.flush()
+        clock.advance(2 * 86_400)
+    meter.count(ONE._replace(name="e"), DONE)
+    meter.count(ONE, DONE)
+    meter.count(ONE, DONE)
+    assert [counts.requests for counts in meter.daily(1, "d", 100, days=5).values()] == [1, 1, 2]
+    assert list(meter.daily(1, "d", 100, days=1).values()) == [Counts(2, 20, 8, 10, 0.0)]
+
+
 def test_one_account_s_days_are_its_own(store: Store, meter: Meter) -> None:
     meter.count(ONE, DONE)
     meter.count(ONE._replace(account_id=2, name="e"), DONE)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tunery import api
 from tunery.access import Access
 from tunery.accounts import Accounts
-from tunery.api import control, copies, files, identity, inference, jobs, legacy, models
+from tunery.api import control, copies, deployments, files, identity, inference, jobs, legacy, machine, models
 from tunery.api.rights import Audited
 from tunery.api.wire import Tolerance
 from tunery.audit import Audit
@@ -32,6 +32,7 @@ from tunery.groups import Groups
 from tunery.idle import IdleRule
 from tunery.imports import Imports
 from tunery.jobs import Jobs
+from tunery.machine import Machine
 from tunery.metering import Meter
 from tunery.rooms import Services
 from tunery.run import Bench
@@ -98,9 +99,10 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
     """The API on one port or several; `lifespan` of the result runs reconciliation and housekeeping."""
     app = FastAPI(title="Tunery", lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     for prefix in ("/openai/v1", "/openai"):
-        for module in (files, jobs, copies, models):
+        for module in (files, jobs, copies, models, machine):
             app.include_router(module.router, prefix=prefix)
-    app.include_router(legacy.router, prefix="/openai")
+    for module in (deployments, legacy):
+        app.include_router(module.router, prefix="/openai")
     app.include_router(inference.router)
     app.include_router(control.router)
     app.include_router(identity.router)
@@ -120,6 +122,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
     state.generator = engines
     state.throttle = Throttle(rooms.settings)
     state.uptime, state.meter, state.idle = rooms.uptime, rooms.meter, rooms.idle
+    state.machine = Machine(rooms.store, engines)
     state.reconcile = asyncio.Event()
     api.install(app)
     return app
@@ -132,6 +135,7 @@ def studio_of(rooms: Services, application: FastAPI) -> Rooms:
         **{field.name: getattr(rooms, field.name) for field in dataclasses.fields(rooms)},
         generator=state.generator,
         throttle=state.throttle,
+        machine=state.machine,
         reconcile=state.reconcile.set,
         sign_ins=state.sign_ins,
     )

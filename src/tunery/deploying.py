@@ -52,8 +52,8 @@ class Deployer:
         `owner` is the account that has the model, where it isn't `account` itself.
 
         Raises:
-            InvalidRequest: name, sku, capacity or model can't be; Conflict: the model has a deployment already;
-            QuotaExceeded: no deployment of that kind left.
+            InvalidRequest: name, sku, capacity, model, version or source can't be; its param says which.
+            Conflict: the model has a deployment already. QuotaExceeded: no deployment of that kind left.
         """
         check_name(name)
         sku = checked_sku(wanted.sku_name, wanted.capacity)
@@ -129,13 +129,13 @@ class Deployer:
 
     def _target(self, owner: Account, wanted: Wanted) -> Target:
         try:
-            target = self._catalog.find(owner.id, self._name(wanted), param="properties.model.name")
+            target = self._catalog.find(owner.id, self._name(wanted), param="model")
         except InvalidRequest as error:
             raise InvalidRequest(error.message, param=error.param, code="DeploymentModelNotSupported") from error
         if target.adapter is not None and wanted.model_version != "1":
             raise InvalidRequest(
                 f'The version of a tuned model is always "1", not {wanted.model_version!r}.',
-                param="properties.model.version",
+                param="version",
                 code="DeploymentModelNotSupported",
             )
         return target
@@ -151,7 +151,7 @@ class Deployer:
         raise InvalidRequest(
             f"The region '{account.location}' of the account '{account.name}' doesn't allow tuning, so tuned models of "
             "other accounts can't be deployed there. Deploy to an account in another region.",
-            param="properties.model.source",
+            param="source",
             code="DeploymentModelNotSupported",
         )
 
@@ -175,7 +175,7 @@ class Deployer:
         if target.adapter in adapters.unnamed(connection, [str(target.adapter)]):
             raise InvalidRequest(
                 f"The model '{target.name}' of the account '{owner.name}' was deleted.",
-                param="properties.model.name",
+                param="model",
                 code="DeploymentModelNotSupported",
             )
 
@@ -202,9 +202,9 @@ def checked_sku(name: str, capacity: int | None) -> str:
         if sku.lower() == name.lower():
             break
     else:
-        raise InvalidRequest(f"The sku {name!r} is unknown. Use one of {', '.join(SKUS)}.", param="sku.name")
+        raise InvalidRequest(f"The sku {name!r} is unknown. Use one of {', '.join(SKUS)}.", param="sku")
     if capacity is not None and not 1 <= capacity <= LARGEST_CAPACITY:
-        raise InvalidRequest(f"sku.capacity may be 1 to {LARGEST_CAPACITY}.", param="sku.capacity")
+        raise InvalidRequest(f"The capacity may be 1 to {LARGEST_CAPACITY}.", param="capacity")
     return sku
 
 

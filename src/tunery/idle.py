@@ -5,6 +5,8 @@ clock that is set, forwards or backwards, moves it. Bases stay for ever.
 """
 
 import logging
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -22,6 +24,17 @@ logger = logging.getLogger(__name__)
 HOUR, DAY = 3600, 24 * 3600
 WARNING_SECONDS = DAY
 """How long before its end a deployment's users are warned."""
+
+
+class End(NamedTuple):
+    """When a deployment will be deleted if nobody calls it. A forecast: only time in which the service runs counts."""
+
+    at: int
+    """Unix seconds, if the service runs without a break."""
+    seconds: float
+    """Of the service's running time from now on."""
+    developer: bool
+    """True: the sku's life ends, used or not. False: nobody called it."""
 
 
 class IdleRule:
@@ -50,6 +63,16 @@ class IdleRule:
             self._store.blobs.delete(adapters.blob(digest))
         return gone
 
+    def ends(self, found: Iterable[Deployment]) -> dict[str, End]:
+        """By name; those that stay for good are left out."""
+        with self._store.database.read() as connection:
+            now = uptime.read(connection)
+        wall = self._store.now()
+        ends = {deployment.name: self._end(deployment) for deployment in found}
+        return {
+            name: End(wall + round(end[0] - now), end[0] - now, developer=end[1]) for name, end in ends.items() if end
+        }
+
     def _due(self, now: float) -> sa.ColumnElement[bool]:
         """Which deployments end before this time, if nobody calls them."""
         idle, life = self._settings.idle_seconds, self._settings.developer_seconds
@@ -61,29 +84,34 @@ class IdleRule:
             rules.append(sa.and_(deployments.c.sku_name.in_(DEVELOPER), born <= now - life))
         return sa.and_(deployments.c.adapter.is_not(None), sa.or_(sa.false(), *rules))
 
-    def _end(self, deployment: Deployment) -> tuple[float, str]:
-        """When it ends on the service's clock, if nobody calls it, and by which rule."""
+    def _end(self, deployment: Deployment) -> tuple[float, bool] | None:
+        """When it ends on the service's clock, if nobody calls it, and whether as a developer's; None: never."""
         idle, life = self._settings.idle_seconds, self._settings.developer_seconds
         ends = []
         if idle:
-            last = max(deployment.born_uptime, deployment.used_uptime)
-            ends.append((last + idle, f"nobody called it for {idle / DAY:g} days in a row"))
+            ends.append((max(deployment.born_uptime, deployment.used_uptime) + idle, False))
         if life and deployment.sku_name in DEVELOPER:
-            ends.append(
-                (deployment.born_uptime + life, f"the sku {deployment.sku_name} lives for {life / HOUR:g} hours")
-            )
-        return min(ends)
+            ends.append((deployment.born_uptime + life, True))
+        return min(ends, default=None) if deployment.adapter else None
+
+    def _why(self, deployment: Deployment, *, developer: bool) -> str:
+        if developer:
+            return f"the sku {deployment.sku_name} lives for {self._settings.developer_seconds / HOUR:g} hours"
+        return f"nobody called it for {self._settings.idle_seconds / DAY:g} days in a row"
 
     def _warning(self, deployment: Deployment, now: float) -> str:
-        end, why = self._end(deployment)
-        hours = max(1, round((end - now) / HOUR))
+        end = self._end(deployment)
+        assert end is not None
+        hours = max(1, round((end[0] - now) / HOUR))
         return (
             f"The deployment '{deployment.name}' will be deleted after {hours} more hours of this service's running "
-            f"time, if it is then so that {why}. The model stays."
+            f"time, if it is then so that {self._why(deployment, developer=end[1])}. The model stays."
         )
 
     def _deleted(self, deployment: Deployment) -> str:
-        _, why = self._end(deployment)
+        end = self._end(deployment)
+        assert end is not None
+        why = self._why(deployment, developer=end[1])
         return (
             f"The deployment '{deployment.name}' was deleted: {why}. The model '{deployment.model}' stays and can be "
             "deployed again."

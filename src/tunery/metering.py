@@ -15,6 +15,8 @@ from tunery.store import Store
 from tunery.store.database import many
 from tunery.store.tables import accounts, deployments, meters
 
+DAYS, MOST_DAYS = 30, 366
+"""How many are told of a deployment, unless asked otherwise, and at most."""
 HAZARDS = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet read a cell as a formula."""
 
@@ -92,6 +94,16 @@ class Meter:
         mine = (meters.c.account_id == account_id, meters.c.deployment == name, meters.c.made_at == made_at)
         with self._store.database.read() as connection:
             return Counts(*connection.execute(sa.select(*sums).where(*mine)).one())
+
+    def daily(self, account_id: int, name: str, made_at: int, *, days: int) -> dict[str, Counts]:
+        """What a deployment took on each of the last days, to this moment; days on which it wasn't there miss."""
+        self.flush()
+        since = today(self._store, days - 1)
+        columns = [meters.c.day, *(meters.c[field] for field in COUNTED)]
+        mine = (meters.c.account_id == account_id, meters.c.deployment == name, meters.c.made_at == made_at)
+        query = sa.select(*columns).where(*mine, meters.c.day >= since).order_by(meters.c.day)
+        with self._store.database.read() as connection:
+            return {day: Counts(*counts) for day, *counts in connection.execute(query)}
 
     def days(self, *, since: str, account: str | None = None) -> list[Day]:
         """Of all deployments, or those of one account, present and past; oldest day first."""

@@ -62,7 +62,8 @@ def test_a_merge_patch_changes_the_scale(service: LiveService) -> None:
         ({"model": BASE}, "scale_settings"),
         ({"model": BASE, "scale_settings": {"scale_type": "manual"}}, "scale_settings"),
         ({"model": BASE, "scale_settings": {"scale_type": "large"}}, "scale_settings.scale_type"),
-        ({"model": "unknown", "scale_settings": STANDARD}, "properties.model.name"),
+        ({"model": BASE, "scale_settings": {"scale_type": "manual", "capacity": 10**7}}, "scale_settings.capacity"),
+        ({"model": "unknown", "scale_settings": STANDARD}, "model"),
     ],
 )
 def test_an_old_create_that_can_t_be_says_why(service: LiveService, body: dict, param: str) -> None:

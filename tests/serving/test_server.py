@@ -328,13 +328,16 @@ def test_a_killed_engine_breaks_its_streams_and_the_next_request_starts_another(
     base: BaseModel, tmp_path: Path
 ) -> None:
     async def use(pool: EnginePool) -> None:
+        assert pool.processes() == {}
         expected = await pool_text(pool, ask("The quick"))
         answers = pool.generate("tiny", ask("0123", **ENDLESS))
         assert isinstance(await anext(answers), Started)
+        assert pool.processes() == {"tiny": pool.pid("tiny")}
         os.kill(pool.pid("tiny"), signal.SIGKILL)
         with pytest.raises(EngineUnavailable):
             async for _ in answers:
                 pass
+        assert pool.processes() == {}
         assert await pool_text(pool, ask("The quick")) == expected
 
     with_pool(base, tmp_path, use)

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from tests.training.orders import order_in
-from tunery.training.memory import Trees, available_bytes, free_bytes, own_bytes, peak_bytes
+from tunery.host import free_bytes, own_bytes
+from tunery.training.memory import Trees, available_bytes, peak_bytes
 from tunery.training.plan import sizes_of
 
 

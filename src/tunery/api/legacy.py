@@ -1,36 +1,22 @@
-"""Surfaces that only old clients ask for (contract.md 1.7): data-plane deployments and fine-tunes of 2022-12-01.
-
-Deployments are those of ARM under an id of the service's choosing; fine-tunes are the jobs, to be read.
-"""
+"""What only old clients ask for (contract.md 1.7): the fine-tunes of 2022-12-01, which are the jobs, to be read."""
 
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import anyio
-import msgspec
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from tunery.api.stream import EventStream
-from tunery.api.wire import DataPlane, JsonBody, decode, reply
-from tunery.deploying import Deployer, Wanted
-from tunery.deployments import Deployments
-from tunery.errors import InvalidRequest, NotFound, WrongState
+from tunery.api.wire import DataPlane, reply
+from tunery.errors import NotFound
 from tunery.files import Files
 from tunery.jobs import Jobs
-from tunery.records import TERMINAL, Deployment, DeploymentState, Event, File, FileStatus, Job, JobStatus, new_id
+from tunery.records import TERMINAL, Event, File, FileStatus, Job, JobStatus
 
 router = APIRouter()
 
-MANUAL, STANDARD = "manual", "standard"
-SKUS = {MANUAL: "ProvisionedManaged", STANDARD: "Standard"}
-"""What a scale type is called since; capacity of one's own became provisioned."""
-DEPLOYMENT_STATES = {
-    DeploymentState.CREATING: "running",
-    DeploymentState.SUCCEEDED: "succeeded",
-    DeploymentState.FAILED: "failed",
-}
 JOB_STATES = {
     JobStatus.PENDING: "notRunning",
     JobStatus.PAUSED: "notRunning",
@@ -51,61 +37,6 @@ MOST_LISTED = 1000
 """The old lists had no pages."""
 POLL_SECONDS = 0.5
 """Between two looks at a job whose events are streamed."""
-
-
-class ScaleSettings(msgspec.Struct, frozen=True):
-    scale_type: Literal["manual", "standard"]
-    capacity: Annotated[int, msgspec.Meta(ge=1)] | None = None
-
-
-class DeploymentBody(msgspec.Struct, frozen=True):
-    model: str
-    scale_settings: ScaleSettings
-
-
-class ScaleBody(msgspec.Struct, frozen=True):
-    scale_settings: ScaleSettings
-
-
-@router.get("/deployments")
-def list_deployments(request: Request, call: DataPlane) -> Response:
-    found = _deployments(request).all(call.account.id)
-    return reply(call, {"object": "list", "data": [_shown(deployment) for deployment in found]})
-
-
-@router.post("/deployments")
-def create_deployment(request: Request, call: DataPlane, body: JsonBody) -> Response:
-    given = decode(body, DeploymentBody)
-    scale = _checked(given.scale_settings)
-    wanted = Wanted(model=given.model, sku_name=SKUS[scale.scale_type], capacity=scale.capacity)
-    name = new_id("deployment-")
-    stored, _ = _deployer(request).put(call.account, name, wanted, by=call.caller.name)
-    request.app.state.reconcile.set()
-    location = f"{request.url.scheme}://{request.url.netloc}{request.url.path.rstrip('/')}/{name}"
-    return reply(call, _shown(stored), status=201, location=location)
-
-
-@router.get("/deployments/{deployment}")
-def show_deployment(request: Request, call: DataPlane, deployment: str) -> Response:
-    return reply(call, _shown(_deployments(request).get(call.account.id, deployment)))
-
-
-@router.patch("/deployments/{deployment}")
-def scale_deployment(request: Request, call: DataPlane, deployment: str, body: JsonBody) -> Response:
-    scale = _checked(decode(body, ScaleBody).scale_settings)
-    if _deployments(request).get(call.account.id, deployment).state == DeploymentState.CREATING:
-        raise WrongState(f"The deployment '{deployment}' is still being created. Change it once it has succeeded.")
-    stored = _deployer(request).patch(
-        call.account.id, deployment, sku_name=SKUS[scale.scale_type], capacity=scale.capacity, tags=None
-    )
-    return reply(call, _shown(stored))
-
-
-@router.delete("/deployments/{deployment}")
-def delete_deployment(request: Request, call: DataPlane, deployment: str) -> Response:
-    if not _deployments(request).delete(call.account.id, deployment):
-        raise NotFound(f"The deployment '{deployment}' does not exist.")
-    return Response(status_code=204)
 
 
 @router.get("/fine-tunes")
@@ -141,29 +72,6 @@ async def _followed(request: Request, job: Job) -> AsyncGenerator[dict[str, Any]
         if job.status in TERMINAL:
             return
         await anyio.sleep(POLL_SECONDS)
-
-
-def _checked(scale: ScaleSettings) -> ScaleSettings:
-    if scale.scale_type == MANUAL and scale.capacity is None:
-        raise InvalidRequest("scale_settings.capacity is needed for the scale_type 'manual'.", param="scale_settings")
-    return scale
-
-
-def _shown(deployment: Deployment) -> dict[str, Any]:
-    manual = deployment.sku_name == SKUS[MANUAL]
-    capacity = {} if deployment.capacity is None else {"capacity": deployment.capacity}
-    error = None if deployment.error is None else {"code": "internalFailure", "message": deployment.error}
-    return {
-        "id": deployment.name,
-        "object": "deployment",
-        "model": deployment.model,
-        "owner": "organization-owner",
-        "scale_settings": {"scale_type": MANUAL if manual else STANDARD, **capacity},
-        "status": DEPLOYMENT_STATES[deployment.state],
-        "created_at": deployment.created_at,
-        "updated_at": deployment.updated_at,
-        "error": error,
-    }
 
 
 def _fine_tune(request: Request, job: Job) -> dict[str, Any]:
@@ -234,16 +142,6 @@ def _event(event: Event) -> dict[str, Any]:
 def _job_id(fine_tune: str) -> str:
     """Old ids are `ft-` and the job's hex; a job's own id is taken too."""
     return "ftjob-" + fine_tune.removeprefix("ft-") if fine_tune.startswith("ft-") else fine_tune
-
-
-def _deployer(request: Request) -> Deployer:
-    deployer: Deployer = request.app.state.deployer
-    return deployer
-
-
-def _deployments(request: Request) -> Deployments:
-    deployments: Deployments = request.app.state.deployments
-    return deployments
 
 
 def _jobs(request: Request) -> Jobs:

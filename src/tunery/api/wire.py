@@ -10,7 +10,8 @@ plane (NAME is its sub-domain), on one host with one certificate, whatever names
 import math
 import re
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from enum import Enum
 from typing import Annotated, Any, TypeVar
 
@@ -171,6 +172,16 @@ def decode(body: bytes, kind: type[StructT]) -> StructT:
         raise InvalidRequest(f"The request body isn't valid JSON: {error}.") from error
 
 
+@contextmanager
+def in_words(parameters: Mapping[str, str]) -> Iterator[None]:
+    """Refusals within name parameters as this part of the wire does."""
+    try:
+        yield
+    except InvalidRequest as error:
+        error.param = parameters.get(error.param or "", error.param)
+        raise
+
+
 def page_size(limit: str | None, *, default: int, most: int, name: str = "limit") -> int:
     if limit is None:
         return default
@@ -313,6 +324,7 @@ ARM_WORDS = {
         "providers",
         "Microsoft.CognitiveServices",
         "accounts",
+        "dailyUsages",
         "deployments",
         "listKeys",
         "locations",

@@ -70,6 +70,10 @@ class EnginePool:
         """Of the engine's process, if it was started."""
         return self._engine(base_name).pid
 
+    def processes(self) -> dict[str, int | None]:
+        """Of engines that run or are being started (None), by base; nothing of those that ended."""
+        return {base: engine.pid if engine.ready else None for base, engine in self._engines.items() if engine.wanted}
+
     async def close(self) -> None:
         await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
         if self._temporary:
@@ -119,6 +123,14 @@ class _Engine:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    @property
+    def ready(self) -> bool:
+        return self._start is not None and self._start.done() and self._alive
+
+    @property
+    def wanted(self) -> bool:
+        return self._start is not None and (not self._start.done() or self._alive)
 
     async def client(self) -> EngineClient:
         if self._start is None or (self._start.done() and not self._alive):

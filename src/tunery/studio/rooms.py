@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import anyio
 
 from tunery.api.asking import Generator
+from tunery.machine import Machine
 from tunery.rooms import Services
 from tunery.throttle import Throttle
 
@@ -14,6 +15,7 @@ from tunery.throttle import Throttle
 class Rooms(Services):
     generator: Generator
     throttle: Throttle
+    machine: Machine
     reconcile: Callable[[], None]
     """Brings deployments to where they are wanted; to be called after one was put."""
     sign_ins: anyio.CapacityLimiter

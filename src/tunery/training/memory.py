@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from tunery.host import free_bytes, own_bytes
 from tunery.models.decoder import GROUPS, DecoderConfig
 from tunery.training.attention import KEPT_COLUMNS, STRETCH
 from tunery.training.losses import HEAD_ROWS
@@ -119,32 +120,3 @@ def available_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
     return own_bytes() + free_bytes(Path("/"))
-
-
-def own_bytes() -> int:
-    """Resident memory of this process."""
-    return _kilobytes(Path("/proc/self/status"), "VmRSS:")
-
-
-def free_bytes(root: Path) -> int:
-    """Of the machine, or of this process's control group if that leaves less. `root` holds proc and sys."""
-    free = _kilobytes(root / "proc/meminfo", "MemAvailable:")
-    groups = root / "sys/fs/cgroup"
-    for limit, used, cache in (
-        (groups / "memory.max", groups / "memory.current", "inactive_file"),
-        (groups / "memory/memory.limit_in_bytes", groups / "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
-            droppable = _field(limit.parent / "memory.stat", cache)
-            free = min(free, max(0, int(most) - int(used.read_text()) + droppable))
-    return free
-
-
-def _kilobytes(path: Path, name: str) -> int:
-    return 1024 * _field(path, name)
-
-
-def _field(path: Path, name: str) -> int:
-    """The number after `name` in a file of lines; raises KeyError where there is none."""
-    lines = (line.split() for line in path.read_text().splitlines())
-    return int({line[0]: line[1] for line in lines if len(line) > 1}[name])

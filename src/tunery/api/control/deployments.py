@@ -9,17 +9,27 @@ from fastapi.responses import JSONResponse, Response
 from tunery import roles
 from tunery.accounts import Accounts
 from tunery.api.control.operations import poll_headers
-from tunery.api.control.rendering import system_data
+from tunery.api.control.rendering import iso, system_data
 from tunery.api.control.scope import ACCOUNT, PROVIDER, ArmCall, Control
-from tunery.api.wire import JsonBody, decode
+from tunery.api.wire import JsonBody, decode, in_words
 from tunery.deploying import LARGEST_CAPACITY, SKUS, Deployer, Wanted
 from tunery.deployments import Deployments
 from tunery.errors import Forbidden, InvalidRequest
+from tunery.idle import End, IdleRule
 from tunery.records import Account, Deployment
 from tunery.settings import Settings
 from tunery.throttle import PerMinute, per_minute
 
 router = APIRouter()
+
+PARAMETERS = {
+    "model": "properties.model.name",
+    "version": "properties.model.version",
+    "source": "properties.model.source",
+    "sku": "sku.name",
+    "capacity": "sku.capacity",
+}
+"""What ARM calls what a deployment is made of."""
 
 
 class ModelBody(msgspec.Struct, frozen=True):
@@ -60,33 +70,34 @@ def put(request: Request, call: Control, deployment: str, body: JsonBody) -> Res
     """Create or update. POST does the same: the guide's curl line says POST."""
     account, wanted = call.account, _wanted(decode(body, PutBody))
     owner = _owner(request, call, wanted.source)
-    stored, new = _deployer(request).put(account, deployment, wanted, by=call.caller.name, owner=owner)
+    with in_words(PARAMETERS):
+        stored, new = _deployer(request).put(account, deployment, wanted, by=call.caller.name, owner=owner)
     request.app.state.reconcile.set()
-    return JSONResponse(
-        shown(stored, account, _settings(request)), 201 if new else 200, poll_headers(request, account, stored)
-    )
+    return JSONResponse(_shown(request, account, stored), 201 if new else 200, poll_headers(request, account, stored))
 
 
 @router.get(ACCOUNT + "/deployments/{deployment}")
 def show(request: Request, call: Control, deployment: str) -> Response:
-    return JSONResponse(shown(_deployments(request).get(call.account.id, deployment), call.account, _settings(request)))
+    return JSONResponse(_shown(request, call.account, _deployments(request).get(call.account.id, deployment)))
 
 
 @router.get(ACCOUNT + "/deployments")
 def list_deployments(request: Request, call: Control) -> Response:
     found = _deployments(request).all(call.account.id)
+    ends = _idle(request).ends(found)
     settings = _settings(request)
-    return JSONResponse({"value": [shown(deployment, call.account, settings) for deployment in found]})
+    return JSONResponse({"value": [shown(one, call.account, settings, ends.get(one.name)) for one in found]})
 
 
 @router.patch(ACCOUNT + "/deployments/{deployment}")
 def patch(request: Request, call: Control, deployment: str, body: JsonBody) -> Response:
     change = decode(body, PatchBody)
     sku = change.sku or Sku(name="")
-    stored = _deployer(request).patch(
-        call.account.id, deployment, sku_name=sku.name or None, capacity=_capacity(sku), tags=change.tags
-    )
-    return JSONResponse(shown(stored, call.account, _settings(request)))
+    with in_words(PARAMETERS):
+        stored = _deployer(request).patch(
+            call.account.id, deployment, sku_name=sku.name or None, capacity=_capacity(sku), tags=change.tags
+        )
+    return JSONResponse(_shown(request, call.account, stored))
 
 
 @router.delete(ACCOUNT + "/deployments/{deployment}")
@@ -115,8 +126,12 @@ def skus(request: Request, call: Control, deployment: str) -> Response:
     return JSONResponse({"value": [{"resourceType": kind, "sku": {"name": sku}, "capacity": capacity} for sku in SKUS]})
 
 
-def shown(deployment: Deployment, account: Account, settings: Settings) -> dict[str, Any]:
-    """The wire's deployment object."""
+def _shown(request: Request, account: Account, deployment: Deployment) -> dict[str, Any]:
+    return shown(deployment, account, _settings(request), _idle(request).ends([deployment]).get(deployment.name))
+
+
+def shown(deployment: Deployment, account: Account, settings: Settings, end: End | None) -> dict[str, Any]:
+    """The wire's deployment object; `lastUsedAt` and `expectedDeletion` are ours."""
     limits = per_minute(settings, deployment.units)
     model = {
         "format": deployment.model_format,
@@ -131,6 +146,8 @@ def shown(deployment: Deployment, account: Account, settings: Settings) -> dict[
         **({} if deployment.capacity is None else {"currentCapacity": deployment.capacity}),
         **({} if limits is None else {"rateLimits": _rate_limits(limits)}),
         "deploymentState": "Paused" if deployment.paused else "Running",
+        **({} if deployment.last_used_at is None else {"lastUsedAt": iso(deployment.last_used_at)}),
+        **({} if end is None else {"expectedDeletion": _end(end)}),
         **({} if deployment.error is None else {"error": {"code": "DeploymentFailed", "message": deployment.error}}),
     }
     capacity = {} if deployment.capacity is None else {"capacity": deployment.capacity}
@@ -146,6 +163,10 @@ def shown(deployment: Deployment, account: Account, settings: Settings) -> dict[
         "etag": f'"{deployment.etag}"',
         **({} if deployment.tags is None else {"tags": deployment.tags}),
     }
+
+
+def _end(end: End) -> dict[str, Any]:
+    return {"at": iso(end.at), "runningSeconds": round(end.seconds), "reason": "sku" if end.developer else "idle"}
 
 
 def _rate_limits(limits: PerMinute) -> list[dict[str, Any]]:
@@ -214,7 +235,12 @@ def _settings(request: Request) -> Settings:
 
 def _paused(request: Request, call: ArmCall, name: str, *, paused: bool) -> Response:
     stored = _deployments(request).pause(call.account.id, name, paused=paused)
-    return JSONResponse(shown(stored, call.account, _settings(request)))
+    return JSONResponse(_shown(request, call.account, stored))
+
+
+def _idle(request: Request) -> IdleRule:
+    idle: IdleRule = request.app.state.idle
+    return idle
 
 
 def _deployer(request: Request) -> Deployer:

@@ -6,8 +6,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from tunery.api.control.scope import ACCOUNT, Control
+from tunery.api.wire import page_size
 from tunery.deployments import Deployments
-from tunery.metering import Meter
+from tunery.metering import DAYS, MOST_DAYS, Counts, Meter
 
 router = APIRouter()
 
@@ -27,7 +28,22 @@ def usages(request: Request, call: Control, deployment: str) -> Response:
     meter: Meter = request.app.state.meter
     found = deployments.get(call.account.id, deployment)
     counts = meter.of(found.account_id, found.name, found.created_at)
-    return JSONResponse({"value": [_usage(*shown, getattr(counts, field)) for field, shown in SHOWN.items()]})
+    return JSONResponse({"value": _usages(counts)})
+
+
+@router.get(ACCOUNT + "/deployments/{deployment}/dailyUsages")
+def daily_usages(request: Request, call: Control, deployment: str, days: str | None = None) -> Response:
+    """The same on each of the last days, oldest first; days on which it wasn't there miss."""
+    deployments: Deployments = request.app.state.deployments
+    meter: Meter = request.app.state.meter
+    found = deployments.get(call.account.id, deployment)
+    asked = page_size(days, default=DAYS, most=MOST_DAYS, name="days")
+    daily = meter.daily(found.account_id, found.name, found.created_at, days=asked)
+    return JSONResponse({"value": [{"day": day, "usages": _usages(counts)} for day, counts in daily.items()]})
+
+
+def _usages(counts: Counts) -> list[dict[str, Any]]:
+    return [_usage(*shown, getattr(counts, field)) for field, shown in SHOWN.items()]
 
 
 def _usage(unit: str, name: str, words: str, value: float) -> dict[str, Any]:
