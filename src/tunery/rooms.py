@@ -15,7 +15,6 @@ from tunery.files import Files
 from tunery.groups import Groups
 from tunery.idle import IdleRule
 from tunery.imports import Imports
-from tunery.inspection import Inspections
 from tunery.jobs import Jobs
 from tunery.metering import Meter
 from tunery.settings import Settings
@@ -44,7 +43,6 @@ class Services:
     deployer: Deployer
     deployments: Deployments
     estimates: Estimates
-    inspections: Inspections
     uptime: Uptime
     meter: Meter
     idle: IdleRule

@@ -43,8 +43,10 @@ def estimate(request: Request, call: DataPlane, body: JsonBody) -> Response:
 
 @router.post("/fine_tuning/recipe")
 def recipe(request: Request, call: DataPlane, body: JsonBody) -> Response:
-    found = _jobs(request).resolve(call.account.id, decode(body, NewJob))
-    return reply(call, {"object": "fine_tuning.recipe", **msgspec.to_builtins(found)})
+    """The seed only if it is given: a job draws its own otherwise."""
+    wanted = decode(body, NewJob)
+    found = msgspec.to_builtins(_jobs(request).resolve(call.account.id, wanted))
+    return reply(call, {"object": "fine_tuning.recipe", **found, "seed": wanted.seed})
 
 
 @router.get("/fine_tuning/models")

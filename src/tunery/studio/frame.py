@@ -186,7 +186,8 @@ async def _header(visitor: Visitor, dark: ui.dark_mode, drawer: ui.left_drawer) 
         menu.props["aria-label"] = t("frame.menu")
         with ui.element("a").classes("flex flex-nowrap items-center gap-2 tunery-brand") as brand:
             brand.props["href"], brand.props["aria-label"] = f"{ROOT}/", "Tunery"
-            ui.image(MARK).classes("w-6 h-6").props("no-spinner no-transition aria-hidden=true")
+            # The icon's own route: a route for the image would go with its page, and a reload asks in between.
+            ui.element("img").classes("w-6 h-6").props(f"src={ROOT}/favicon.ico aria-hidden=true")
             ui.label("Tunery").classes("max-sm:hidden")
         ui.space()
         await _account(visitor)
