@@ -21,7 +21,7 @@ LAYERS = [
     {"rooms"},
     {"run"},
     {"tuned"},
-    {"deployments", "estimates", "idle", "overfitting", "uploads", "results", "imports"},
+    {"deployments", "estimates", "inspection", "idle", "overfitting", "uploads", "results", "imports"},
     {"jobs", "deploying"},
     {"files", "queue"},
     {"authority", "catalog", "access"},
@@ -51,8 +51,8 @@ SEAMS = {
 }
 """Where an implementation is plugged in: the wiring, and nothing else, names it."""
 TORCH_ROOMS = ENGINES
-TORCH_FREE = {"training/local.py", "training/__init__.py", "serving/client.py", "serving/commands.py",
-              "serving/pool.py", "serving/wire.py",
+TORCH_FREE = {"training/local.py", "training/inspection.py", "training/__init__.py", "serving/client.py",
+              "serving/commands.py", "serving/pool.py", "serving/wire.py",
               "serving/__init__.py", "models/__init__.py", "models/bundled.py", "models/gguf.py"}  # fmt: skip
 
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if "migrations" not in path.parts)

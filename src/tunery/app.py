@@ -16,7 +16,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from tunery import api
 from tunery.access import Access
 from tunery.accounts import Accounts
-from tunery.api import control, copies, deployments, files, identity, inference, jobs, legacy, machine, models
+from tunery.api import (
+    contents,
+    control,
+    copies,
+    deployments,
+    files,
+    identity,
+    inference,
+    jobs,
+    legacy,
+    machine,
+    models,
+)
 from tunery.api.rights import Audited
 from tunery.api.wire import Tolerance
 from tunery.audit import Audit
@@ -31,6 +43,7 @@ from tunery.files import Files
 from tunery.groups import Groups
 from tunery.idle import IdleRule
 from tunery.imports import Imports
+from tunery.inspection import Inspections
 from tunery.jobs import Jobs
 from tunery.machine import Machine
 from tunery.metering import Meter
@@ -43,7 +56,7 @@ from tunery.store.blobs import FolderBlobs
 from tunery.store.database import Database
 from tunery.studio.rooms import Rooms
 from tunery.throttle import Throttle
-from tunery.training.local import LocalPlanner, LocalTrainer
+from tunery.training.local import LocalInspector, LocalPlanner, LocalTrainer
 from tunery.uploads import Uploads
 from tunery.uptime import Uptime
 from tunery.worker import Worker
@@ -83,6 +96,7 @@ def services(settings: Settings) -> Services:
         deployer=Deployer(store, settings, catalog),
         deployments=Deployments(store, settings, catalog),
         estimates=Estimates(store, settings, kept, jobs_room, LocalPlanner()),
+        inspections=Inspections(store, catalog, kept, LocalInspector()),
         uptime=Uptime(store),
         meter=Meter(store),
         idle=IdleRule(store, settings),
@@ -99,7 +113,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
     """The API on one port or several; `lifespan` of the result runs reconciliation and housekeeping."""
     app = FastAPI(title="Tunery", lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     for prefix in ("/openai/v1", "/openai"):
-        for module in (files, jobs, copies, models, machine):
+        for module in (files, contents, jobs, copies, models, machine):
             app.include_router(module.router, prefix=prefix)
     for module in (deployments, legacy):
         app.include_router(module.router, prefix="/openai")
@@ -116,6 +130,7 @@ def web(rooms: Services, engines: EnginePool) -> FastAPI:
         rooms.deployments,
     )
     state.deployer, state.imports, state.estimates = rooms.deployer, rooms.imports, rooms.estimates
+    state.inspections = rooms.inspections
     state.audit = rooms.audit
     state.authority = rooms.authority
     state.sign_ins = anyio.CapacityLimiter(1)

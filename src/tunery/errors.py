@@ -27,6 +27,7 @@ TuneryError                   500 internalFailure
 │   └── EngineStopped         503 DeploymentNotReady
 ├── IssuerUnavailable         503 serviceUnavailable
 ├── EstimateFailed            503 internalFailure
+├── InspectionFailed          503 internalFailure
 └── StorageFull               507 internalFailure
 
 A class's docstring is its message when none is given. Codes are those of contract.md 1.1, 3.6 and 4.7; which JSON
@@ -240,6 +241,13 @@ class IssuerUnavailable(TuneryError):
 
 class EstimateFailed(TuneryError):
     """The estimate couldn't be made."""
+
+    status = 503
+    retryable = False
+
+
+class InspectionFailed(TuneryError):
+    """The file couldn't be looked into."""
 
     status = 503
     retryable = False

@@ -184,7 +184,7 @@ class Files:
             if job is not None:
                 raise Conflict(f"The job {job} still needs the file '{file_id}'. Cancel the job or wait for its end.")
             connection.execute(sa.delete(files).where(files.c.id == file_id))
-        for blob in (file.blob, file.findings_blob):
+        for blob in (file.blob, file.findings_blob, f"corrected/{file.id}"):
             if blob:
                 self._store.blobs.delete(blob)
 

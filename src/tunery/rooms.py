@@ -15,6 +15,7 @@ from tunery.files import Files
 from tunery.groups import Groups
 from tunery.idle import IdleRule
 from tunery.imports import Imports
+from tunery.inspection import Inspections
 from tunery.jobs import Jobs
 from tunery.metering import Meter
 from tunery.settings import Settings
@@ -43,6 +44,7 @@ class Services:
     deployer: Deployer
     deployments: Deployments
     estimates: Estimates
+    inspections: Inspections
     uptime: Uptime
     meter: Meter
     idle: IdleRule

@@ -9,7 +9,7 @@ import msgspec
 from tunery.errors import InvalidRequest
 from tunery.examples.formats import ChatLine, CompletionLine, Line
 from tunery.examples.lines import Lines, Source, opened
-from tunery.examples.repeats import Pairs, shared
+from tunery.examples.repeats import Pairs, Repeats, shared
 from tunery.examples.typed import TypedReader, reader_for
 
 
@@ -41,12 +41,12 @@ class Preference(msgspec.Struct, frozen=True, kw_only=True):
 Taken = Chat | Completion | Preference
 
 
-def read(source: Source) -> Iterator[tuple[int, Taken]]:
-    """Line numbers and examples of a file that passed `check`.
+def read(source: Source, *, after: int = 0) -> Iterator[tuple[int, Taken]]:
+    """Line numbers and examples of a file that passed `check`, from behind line `after` on.
 
     Raises InvalidRequest at a line that isn't valid after all.
     """
-    for number, line, text in _lines(source):
+    for number, line, text in _lines(source, after):
         if isinstance(line, CompletionLine):
             yield number, Completion(prompt=line.prompt, completion=line.completion)
         elif isinstance(line, ChatLine):
@@ -63,18 +63,26 @@ def shared_lines(training: str | Path, validation: str | Path) -> Pairs:
     return shared(_numbered(training), _numbered(validation))
 
 
+def repeated_lines(path: str | Path) -> tuple[Pairs, Pairs]:
+    """Of a file that passed `check`: examples that are copies of earlier ones, and questions with different answers."""
+    repeats = Repeats()
+    for number, line in _numbered(path):
+        repeats.add(number, [line])
+    return repeats.found()
+
+
 def _numbered(path: str | Path) -> Iterator[tuple[int, Line]]:
     return ((number, line) for number, line, _ in _lines(path))
 
 
-def _lines(source: Source) -> Iterator[tuple[int, Line, bytes]]:
+def _lines(source: Source, after: int = 0) -> Iterator[tuple[int, Line, bytes]]:
     reader: TypedReader | None = None
     with opened(source) as stream:
         for batch in Lines(stream):
             if batch.too_long:
                 raise _invalid(batch.first)
             for number, text in enumerate(batch.lines, start=batch.first):
-                if not text.strip():
+                if number <= after or not text.strip():
                     continue
                 reader = reader or reader_for(text)
                 examples = reader and reader.read([text], trusted=True)

@@ -94,6 +94,13 @@ class Tokenizer:
         data = b"".join(self._bytes[i] for i in ids)
         return (data.removeprefix(b" ") if self.adds_space(None) else data).decode("utf-8", "replace")
 
+    def decode_parts(self, parts: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each part of a sequence, cut where texts were cut before they became tokens."""
+        datas = [b"".join(self._bytes[i] for i in ids) for ids in parts]
+        if datas and self.adds_space(None):
+            datas[0] = datas[0].removeprefix(b" ")
+        return [data.decode("utf-8", "replace") for data in datas]
+
     def token_bytes(self, token_id: int) -> bytes:
         return self._bytes[token_id]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import islice
 from random import Random
 
@@ -19,6 +20,14 @@ SAMPLED = 2000
 MOST_LINES = 200_000
 
 _Line = tuple[int, examples.Taken]
+
+
+class Fit(Enum):
+    """How much of an example's trained text lies within what its base trains on."""
+
+    WHOLE = "whole"
+    CUT = "cut"
+    NOTHING = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +70,8 @@ def _read_file(
     found: list[Example] = []
     cut: dict[int, None] = {}
     try:
-        for line, example in _drawn(examples.read(path), order.seed) if sampled else examples.read(path):
-            for segments in _segments(tokenizer, example, preferences=order.dpo is not None):
+        for line, example in drawn(examples.read(path), order.seed) if sampled else examples.read(path):
+            for segments in segments_of(tokenizer, example, preferences=order.dpo is not None):
                 tokenised, whole = _example(line, segments, longest)
                 cut |= {} if whole else {line: None}
                 found.append(tokenised)
@@ -74,19 +83,19 @@ def _read_file(
     return found, notes if order.dpo is None else notes + _equal_note(found, param)
 
 
-def _drawn(lines: Iterable[_Line], seed: int) -> list[_Line]:
-    """Each line with the same chance (algorithm R, Vitter 1985), in the order of the file."""
+def drawn(lines: Iterable[_Line], seed: int, count: int = SAMPLED) -> list[_Line]:
+    """`count` of the first MOST_LINES, each with the same chance (algorithm R, Vitter 1985), in the file's order."""
     random = Random(seed)  # noqa: S311 (no secret)
     kept: list[_Line] = []
     for place, line in enumerate(islice(lines, MOST_LINES)):
-        if len(kept) < SAMPLED:
+        if len(kept) < count:
             kept.append(line)
-        elif (chosen := random.randrange(place + 1)) < SAMPLED:
+        elif (chosen := random.randrange(place + 1)) < count:
             kept[chosen] = line
     return sorted(kept, key=lambda line: line[0])
 
 
-def _segments(tokenizer: Tokenizer, example: examples.Taken, *, preferences: bool) -> list[list[Segment]]:
+def segments_of(tokenizer: Tokenizer, example: examples.Taken, *, preferences: bool) -> list[list[Segment]]:
     """Of each text that the line gives to train on."""
     if isinstance(example, examples.Preference) != preferences:
         wanted, other = ("preference", "chat or completion") if preferences else ("chat or completion", "preference")
@@ -97,19 +106,31 @@ def _segments(tokenizer: Tokenizer, example: examples.Taken, *, preferences: boo
     return [tokenizer.chat_segments(chat.messages, chat.tools, chat.weights) for chat in chats]
 
 
-def _example(line: int, segments: Sequence[Segment], longest: int) -> tuple[Example, bool]:
-    """The example, and whether all of it fits."""
+def joined(line: int, segments: Sequence[Segment]) -> Example:
+    """The whole example, however long it is and whatever is trained of it."""
     ids = np.array([i for segment in segments for i in segment.ids], dtype=np.int64)
     trained = np.array([segment.trained for segment in segments for _ in segment.ids], dtype=np.bool_)
-    if not trained[1:].any():
+    return Example(line, ids, trained)
+
+
+def fit_of(example: Example, longest: int) -> Fit:
+    if not example.trained[1:longest].any():
+        return Fit.NOTHING
+    return Fit.WHOLE if int(np.flatnonzero(example.trained)[-1]) < longest else Fit.CUT
+
+
+def _example(line: int, segments: Sequence[Segment], longest: int) -> tuple[Example, bool]:
+    """The example, and whether all of it fits."""
+    whole = joined(line, segments)
+    fit = fit_of(whole, longest)
+    if not whole.trained[1:].any():
         raise InvalidRequest(f"Line {line} has no text to train on.")
-    last = int(np.flatnonzero(trained)[-1]) + 1
-    if not trained[1:longest].any():
+    if fit is Fit.NOTHING:
         raise InvalidRequest(
-            f"Line {line} has {len(ids)} tokens and its first trained one lies beyond the {longest} that an example "
-            "may have; shorten what comes before the answer, or take the line out."
+            f"Line {line} has {len(whole.ids)} tokens and its first trained one lies beyond the {longest} that an "
+            "example may have; shorten what comes before the answer, or take the line out."
         )
-    return Example(line, ids[:longest], trained[:longest]), last <= longest
+    return Example(line, whole.ids[:longest], whole.trained[:longest]), fit is Fit.WHOLE
 
 
 def _cut_note(lines: list[int], param: str, longest: int) -> list[Note]:

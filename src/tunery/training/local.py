@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from tunery import parent
+from tunery.examples import seen
 from tunery.messages import Failed, Planned, PlanOrder, Report, TrainingOrder
 
 COMPUTING = (
@@ -21,6 +23,7 @@ COMPUTING = (
 """Put before a trainer's command: what a step frees is kept for the next, in large pages, instead of being given back
 and asked for again page by page (docs/log.md). Other C libraries take no notice.
 """
+AnswerT = TypeVar("AnswerT")
 LOG_TAIL = 2000
 """Characters of the trainer's log that its obituary quotes."""
 
@@ -40,15 +43,40 @@ class LocalPlanner:
 
     def plan(self, question: PlanOrder, *, seconds: float) -> Planned | Failed | None:
         command = [*COMPUTING, sys.executable, "-m", "tunery.training", "--estimate"]
-        try:
-            done = subprocess.run(  # noqa: S603 (our own interpreter and module)
-                command, input=msgspec.json.encode(question), capture_output=True, timeout=seconds, check=False
-            )
-            return msgspec.json.decode(done.stdout, type=Planned | Failed)
-        except subprocess.TimeoutExpired:
-            return None
-        except msgspec.DecodeError:
-            return Failed(code="internal_error", message=f"its process ended with code {done.returncode}")
+        return _decoded(_asked(command, msgspec.json.encode(question), seconds), _PLANNED)
+
+
+class LocalInspector:
+    """The default behind inspection.py's Inspector seam: a short process that needs no torch."""
+
+    def look(self, question: seen.Question, *, seconds: float) -> seen.Answer | Failed | None:
+        command = [sys.executable, "-m", "tunery.training.inspection"]
+        return _decoded(_asked(command, msgspec.json.encode(question), seconds), _ANSWERED)
+
+
+_PLANNED: msgspec.json.Decoder[Planned | Failed] = msgspec.json.Decoder(Planned | Failed)
+_ANSWERED: msgspec.json.Decoder[seen.Answer | Failed] = msgspec.json.Decoder(seen.Answer | Failed)
+
+
+def _asked(command: Sequence[str], question: bytes, seconds: float) -> subprocess.CompletedProcess[bytes] | None:
+    """A process that answers one question; None if it took too long."""
+    try:
+        return subprocess.run(  # noqa: S603 (our own interpreter and module)
+            command, input=question, capture_output=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _decoded(
+    done: subprocess.CompletedProcess[bytes] | None, answers: "msgspec.json.Decoder[AnswerT]"
+) -> AnswerT | Failed | None:
+    if done is None:
+        return None
+    try:
+        return answers.decode(done.stdout)
+    except msgspec.DecodeError:
+        return Failed(code="internal_error", message=f"its process ended with code {done.returncode}")
 
 
 class LocalRun:
