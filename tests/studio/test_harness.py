@@ -50,3 +50,12 @@ def test_jobs_and_deployments_do_what_the_levers_say(studio: StudioService) -> N
     assert "not a number" in studio.job(file).error.message
     studio.pull("break_engine", "out of memory")
     assert studio.deployment("broken", tuned)["properties"]["provisioningState"] == "Failed"
+
+
+def test_an_address_without_a_page_says_so_inside_the_frame(browsing: Browsing) -> None:
+    browsing.complaints.expect("status of 404")
+    page = browsing.window(language="de")
+    answer = page.goto("/studio/nichts/hier")
+    assert answer is not None and answer.status == 404
+    expect(page.get_by_role("alert")).to_have_text("Diese Seite gibt es in Studio nicht.")
+    expect(page.get_by_role("navigation")).to_be_visible()

@@ -8,7 +8,7 @@ from fastapi.responses import RedirectResponse
 from nicegui import core, ui
 
 from tunery.studio import pages
-from tunery.studio.frame import MARK, ROOT
+from tunery.studio.frame import MARK, ROOT, no_page
 from tunery.studio.guard import Guard
 from tunery.studio.rooms import Rooms
 from tunery.studio.sessions import Sessions
@@ -23,6 +23,7 @@ def install(application: FastAPI, rooms: Rooms) -> None:
     core.app.state.rooms = rooms
     core.app.state.sessions = Sessions(rooms)
     core.app.add_middleware(Guard)
+    core.app.add_exception_handler(404, no_page)
     application.add_api_route(ROOT, lambda: RedirectResponse(f"{ROOT}/"), include_in_schema=False)
     ui.run_with(
         application,

@@ -13,9 +13,9 @@ from urllib.parse import quote
 import anyio
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
-from nicegui import ui
+from nicegui import Client, ui
 
-from tunery.errors import TuneryError, Unauthorized
+from tunery.errors import NotFound, TuneryError, Unauthorized
 from tunery.studio import parts
 from tunery.studio.rooms import Rooms
 from tunery.studio.sessions import Sessions
@@ -69,6 +69,22 @@ def page(path: str, title: str) -> Callable[[Builder], Builder]:
         return build
 
     return register
+
+
+async def no_page(request: Request, _error: Exception) -> Response:
+    """What stands at an address that has no page."""
+    try:
+        visitor = await anyio.to_thread.run_sync(visitor_of, request)
+    except Unauthorized:
+        return RedirectResponse(f"{ROOT}{SIGN_IN}", 303)
+
+    async def build() -> None:
+        raise NotFound(t("frame.unknown"))
+
+    with Client(ui.page(""), request=request) as client:
+        ui.page_title(f"{text_in(set_language(request), 'frame.refused')} · Tunery")
+        await _framed(request, visitor, "", build)
+    return client.build_response(request, 404)
 
 
 def visitor_of(request: Request) -> Visitor:
