@@ -4,13 +4,13 @@ Errors and findings are the service's own sentences, in English, as the API says
 """
 
 import tomllib
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from babel import Locale, negotiate_locale
-from babel.dates import format_date, format_datetime, format_timedelta
+from babel.dates import format_date, format_datetime, format_skeleton, format_timedelta
 from babel.numbers import format_decimal, format_percent
 from nicegui import ui
 
@@ -85,6 +85,11 @@ def shown_time(seconds: float | None) -> str:
 
 def shown_date(seconds: float) -> str:
     return str(format_date(datetime.fromtimestamp(seconds, UTC).astimezone(), "medium", locale=_locale()))
+
+
+def shown_day(day: date) -> str:
+    """Without its year: for axes."""
+    return str(format_skeleton("MMMd", day, locale=_locale()))
 
 
 def shown_span(seconds: float) -> str:
