@@ -232,7 +232,7 @@ def cost(service: Service, home: Path) -> dict[str, float]:
         with serving(service) as seconds:
             (web,) = service.pids("tunery serve")
             found |= {f"{name}_mib": resident_mib(web), f"{name}_seconds": seconds}
-    traced = [sys.executable, "-X", "importtime", "-c", "import tunery.cli"]
+    traced = [sys.executable, "-X", "importtime", "-c", "import tunery.cli, tunery.studio.mount"]
     lines = subprocess.run(traced, capture_output=True, text=True, check=True).stderr.splitlines()
     for name in ("nicegui", "tunery.cli"):
         line = next(line for line in lines if line.rsplit("|", 1)[-1].strip() == name)

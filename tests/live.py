@@ -16,7 +16,7 @@ import uvicorn
 from tests.fake_training import FakeTrainer
 from tests.fakes import FakeGenerator
 from tunery import app as wiring
-from tunery import certificates, studio
+from tunery import certificates
 from tunery.errors import TuneryError
 from tunery.estimates import Estimates, Planner
 from tunery.messages import Adapter
@@ -24,6 +24,7 @@ from tunery.rooms import Services
 from tunery.run import Bench
 from tunery.serve import Port
 from tunery.settings import Settings
+from tunery.studio import mount
 from tunery.worker import Worker
 
 VERSION = "2024-10-21"
@@ -160,7 +161,7 @@ async def _serve(
     settings = rooms.settings
     application = wiring.web(rooms, engines)  # type: ignore[arg-type]
     if settings.studio:
-        studio.install(application, wiring.studio_of(rooms, application))
+        mount.install(application, wiring.studio_of(rooms, application))
     common: dict[str, Any] = {"host": "127.0.0.1", "http": "h11", "lifespan": "off", "log_level": "warning"}
     common["timeout_graceful_shutdown"] = 1  # pages keep their sockets open
     ports: list[Port] = []

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,13 @@ def test_torch_is_imported_in_its_rooms_only(path: Path) -> None:
     uses = any(name.split(".")[0] in ("torch", "transformers", "peft", "vllm") for name in imports(path))
     allowed = room(path) in TORCH_ROOMS and str(path.relative_to(SOURCE)) not in TORCH_FREE
     assert allowed or not uses
+
+
+def test_a_command_starts_without_torch_and_without_nicegui() -> None:
+    """Each takes longer to import than most commands run."""
+    script = "import sys, tunery.cli; print(sorted({'torch', 'nicegui'} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert loaded == "[]\n"
 
 
 def test_the_environment_is_read_in_settings_only() -> None:

@@ -12,7 +12,7 @@ import msgspec
 import uvicorn
 from fastapi import FastAPI
 
-from tunery import app, certificates, parent, studio
+from tunery import app, certificates, parent
 from tunery.errors import InvalidRequest
 from tunery.serving import commands
 from tunery.serving.pool import EnginePool
@@ -53,7 +53,9 @@ async def serve(settings: Settings, *, supervised: bool = False) -> None:
     )
     application = app.web(rooms, engines)
     if settings.studio:
-        studio.install(application, app.studio_of(rooms, application))
+        from tunery.studio import mount  # noqa: PLC0415 (slow to import, and no other command needs it)
+
+        mount.install(application, app.studio_of(rooms, application))
     write_address(settings, ca)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
 from tests import identities
-from tests.studio.serving import StudioService
+from tests.live import Doors
 from tunery.records import Account
 from tunery.settings import DATA_PLANE_AUDIENCE
+from tunery.studio.sessions import Sessions
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 HINT = "no Chromium on the path: `make browser` installs Debian's, or install Chrome or Chromium yourself"
@@ -70,9 +71,10 @@ class Complaints:
 class Browsing:
     """Opens windows of a browser on a service: each a context of its own, signed in unless told otherwise."""
 
-    def __init__(self, browser: Browser, service: StudioService) -> None:
+    def __init__(self, browser: Browser, service: Doors) -> None:
         self.complaints = Complaints()
         self._browser, self._service = browser, service
+        self._sessions = Sessions(service.rooms)
         self._contexts: list[BrowserContext] = []
 
     def window(
@@ -111,7 +113,7 @@ class Browsing:
         self._contexts.clear()
 
     def _cookie(self, base: str, account: Account, roles: tuple[str, ...] | None) -> Any:
-        sessions = self._service.sessions
+        sessions = self._sessions
         if roles is None:
             value = sessions.by_key(self._service.rooms.accounts.keys(account)[0])
         else:

@@ -98,6 +98,13 @@ def test_the_key_stays_nowhere_in_the_browser(studio: StudioService, browsing: B
     assert {cookie["name"] for cookie in cookies} == {studio.sessions.cookie}
 
 
+def test_a_page_over_tls_is_as_live_as_on_the_open_port(browsing: Browsing) -> None:
+    page = browsing.window(tls=True)
+    page.goto("/studio/")
+    page.get_by_role("button", name="Light or dark").click()
+    expect(page.locator("body")).to_have_class(re.compile("body--dark"))
+
+
 def test_a_regenerated_key_ends_its_sessions(studio: StudioService, browsing: Browsing) -> None:
     account = an_account(studio, "regenerated")
     page = browsing.window(account=account)
