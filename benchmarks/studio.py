@@ -16,6 +16,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,11 +213,16 @@ def measure(
         page = context.new_page()
         for name, path in wanted.items():
             request = urllib.request.Request(root + path, headers={"Cookie": "=".join(cookie), "Accept": "text/html"})
-            answer = median_of(runs, lambda asked=request: urllib.request.urlopen(asked, timeout=60).read())
-            shown = median_of(runs, lambda target=root + path: look(page, target))
+            answer = median_of(runs, partial(fetch, request))
+            shown = median_of(runs, partial(look, page, root + path))
             found[name] = dict(zip(("answer", "answer_worst", "shown", "shown_worst"), (*answer, *shown), strict=True))
         browser.close()
     return found
+
+
+def fetch(request: urllib.request.Request) -> None:
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        answer.read()
 
 
 def look(page: Page, target: str) -> None:
@@ -226,7 +232,7 @@ def look(page: Page, target: str) -> None:
 
 def cost(service: Service, home: Path) -> dict[str, float]:
     """Memory of the web process in MiB and seconds until it answers, without Studio and with it."""
-    found = {}
+    found: dict[str, float] = {}
     for name, wanted in (("without", "false"), ("with", "true")):
         (home / "tunery.toml").write_text(f"studio = {wanted}\n")
         with serving(service) as seconds:
