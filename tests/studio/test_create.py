@@ -178,6 +178,14 @@ def test_a_reload_and_the_way_back_lose_nothing(studio: StudioService, page: Pag
     expect(page.get_by_role("region", name="Chosen file")).to_contain_text("kept.jsonl")
 
 
+def test_examples_that_stand_in_both_files_are_pointed_out(studio: StudioService, page: Page) -> None:
+    training, validation = studio.file("whole.jsonl", jsonl(40)), studio.file("part.jsonl", jsonl(12))
+    for step in ("validation", "review"):
+        open_at(page, model=CHAT_BASE, training=training, validation=validation, step=step)
+        warning = page.get_by_text("12 of 12 validation examples stand in the training data too")
+        expect(warning).to_be_visible(timeout=20_000)
+
+
 def test_a_tuned_model_or_one_of_its_checkpoints_is_the_base(studio: StudioService, page: Page) -> None:
     file = studio.file("again.jsonl", jsonl(20))
     model = studio.job(file, suffix="old").fine_tuned_model

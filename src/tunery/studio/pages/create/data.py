@@ -11,6 +11,7 @@ from tunery.records import File, FileStatus
 from tunery.studio import parts
 from tunery.studio.pages.create import file_list, file_parts
 from tunery.studio.pages.create.findings import unfit
+from tunery.studio.pages.create.overlap import overlap
 from tunery.studio.pages.create.wizard import Wizard
 from tunery.studio.texts import t
 
@@ -48,6 +49,8 @@ async def build_validation(wizard: Wizard) -> None:
 
 async def _build(role: Role) -> None:
     _chosen(role)
+    if role.name == "validation":
+        overlap(role.wizard)
     with (
         ui.tabs().classes("w-full").props("no-caps dense align=left inline-label outside-arrows mobile-arrows") as tabs
     ):

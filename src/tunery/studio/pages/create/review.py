@@ -13,6 +13,7 @@ from tunery.studio.pages.create import file_parts
 from tunery.studio.pages.create.draft import NUMBERS, STEPS, step_of
 from tunery.studio.pages.create.findings import first_held
 from tunery.studio.pages.create.options import chosen
+from tunery.studio.pages.create.overlap import overlap
 from tunery.studio.pages.create.wizard import Wizard
 from tunery.studio.texts import shown_bytes, shown_number, shown_span, t
 
@@ -24,6 +25,7 @@ async def build(wizard: Wizard) -> None:
         wizard.remember(wizard.draft.choosing(key=secrets.token_hex(16)))
     for step in STEPS[:-1]:
         _part(wizard, step)
+    overlap(wizard)
     parts.section(t("create.cost"))
     with ui.column().classes("w-full gap-2").props("aria-live=polite") as place:
         pass
