@@ -33,10 +33,14 @@ def furnish(service: StudioService) -> list[Place]:
     jobs = _jobs(service, files)
     _deployments(service, jobs["learns"].fine_tuned_model)
     first, second = jobs["learns"].id, jobs["overfits"].id
+    chosen = f"model=gpt-35-turbo-0613&training={files['training']}&validation={files['validation']}"
     paths = {
         "home": "/",
         "create": "/create",
         "create-again": f"/create?model={jobs['learns'].fine_tuned_model}",
+        "create-training": f"/create?{chosen}&step=training",
+        "create-options": f"/create?{chosen}&step=options&options=advanced&n_epochs=99",
+        "create-review": f"/create?{chosen}&step=review&suffix=first",
         "files": "/files",
         "file": f"/files/{files['training']}",
         "file-findings": f"/files/{files['faulty']}",

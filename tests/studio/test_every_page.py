@@ -15,6 +15,7 @@ from tunery import roles
 from tunery.settings import DATA_PLANE_AUDIENCE
 
 NEEDS = {
+    "/studio/create": "GET /fine_tuning/models",
     "/studio/files": "GET /files",
     "/studio/models": "GET /fine_tuning/jobs",
     "/studio/compare": "GET /fine_tuning/jobs",
