@@ -86,6 +86,7 @@ def _text(wizard: Wizard, name: str) -> ui.input:
     field.props("outlined dense autocomplete=off debounce=300 stack-label hide-bottom-space").classes("w-full max-w-md")
     if name != "suffix":
         field.props["inputmode"] = "decimal"
+        field.props["placeholder"] = t("create.random") if name == "seed" else t("create.automatic_yet")
 
     async def choose() -> None:
         await wizard.choose(**{name: field.value or ""})
@@ -135,8 +136,6 @@ def _hints(found: Found, fields: dict[str, ValidationElement[Any]]) -> None:
     about = field_of(refusal.param) if refusal is not None else ""
     for name, field in fields.items():
         field.error = refusal.message if refusal is not None and name == about else None
-        if found.recipe is not None and name in (*NUMBERS, *DPO_NUMBERS) and not field.value:
+        if found.recipe is not None and name in (*NUMBERS, *DPO_NUMBERS):
             value = chosen(found.recipe).get(name, "")
             field.props["placeholder"] = t("create.automatic", value=value)
-    if "seed" in fields:
-        fields["seed"].props["placeholder"] = t("create.random")
