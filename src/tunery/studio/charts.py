@@ -120,7 +120,7 @@ def _plan(x_axis: dict[str, Any], *, share: bool = False, zoomed: bool = True) -
     """What all charts have in common; `share`: from 0 to 1."""
     plan: dict[str, Any] = {
         "animation": False,
-        "grid": {"left": 4, "right": 16, "top": 36, "bottom": 24 if zoomed else 4, "outerBoundsMode": "same"},
+        "grid": {"left": 4, "right": 16, "top": 44, "bottom": 24 if zoomed else 4, "outerBoundsMode": "same"},
         "legend": {"type": "scroll", "left": 0, "top": 0, "right": 72},
         "tooltip": {"trigger": "axis", "confine": True},
         "xAxis": {"nameLocation": "middle", "nameGap": 22, **x_axis},

@@ -152,21 +152,20 @@ class CustomModels:
 
 
 def _columns() -> list[dict[str, Any]]:
-    widths = {"name": 28, "status": 20, "base": 18, "created": 11, "id": 15, "result_file": 15}
+    widths = {"name": 25, "status": 18, "base": 16, "created": 10, "id": 13, "result_file": 12}
     narrow = {"base": WIDE, "created": WIDER, "id": WIDER, "result_file": WIDER}
     return [_column(name, width, narrow.get(name, "")) for name, width in widths.items()]
 
 
 def _column(name: str, width: int, classes: str = "") -> dict[str, Any]:
-    """`width`: share of the table's, in comparison with the other columns."""
+    """`width`: in per cent of the table's, where there is room for all columns."""
     return {
         "name": name,
         "label": t(f"models.column_{name}"),
         "field": name,
         "align": "left",
         "classes": classes,
-        "headerClasses": classes,
-        "headerStyle": f"width: {width}%",
+        "headerClasses": f"{classes} md:w-[{width}%]",
     }
 
 
@@ -207,7 +206,7 @@ async def _bases(visitor: Visitor) -> None:
     ui.label(t("models.bases_detail")).classes("quiet max-w-prose")
     for sentence in damaged.values():
         ui.label(sentence).classes("text-negative break-words").props("role=alert")
-    widths = {"name": 25, "served_by": 25, "context": 14, "works": 18, "licence": 14, "tune": 20}
+    widths = {"name": 24, "served_by": 22, "context": 12, "works": 16, "licence": 12, "tune": 14}
     narrow = {"context": WIDE, "works": WIDE, "licence": WIDER}
     table = _table([_column(name, width, narrow.get(name, "")) for name, width in widths.items()])
     table.add_slot("body-cell-tune", TARGET)
