@@ -17,12 +17,6 @@ READER = "Cognitive Services OpenAI User"
 COMPLETIONS = b"".join(b'{"prompt": "p%d", "completion": "c"}\n' % number for number in range(12))
 
 
-@pytest.fixture(autouse=True)
-def without_the_models_page(browsing: Browsing) -> None:
-    """Where a start leads to; it isn't there yet."""
-    browsing.complaints.expect("/studio/models")
-
-
 def open_at(page: Page, **choices: str) -> None:
     page.goto(f"/studio/create?{urlencode(choices)}")
 
@@ -208,15 +202,26 @@ def test_preferences_are_tuned_by_dpo_without_being_told(studio: StudioService, 
     assert jobs(studio)[0].method.dpo.hyperparameters.beta == 0.2
 
 
-def test_a_double_click_or_a_start_after_coming_back_makes_one_job(studio: StudioService, page: Page) -> None:
+def test_a_double_click_makes_one_job_and_coming_back_says_so_before_it_makes_another(
+    studio: StudioService, page: Page
+) -> None:
     file = studio.file("once.jsonl", jsonl(20))
     before = len(jobs(studio))
     open_at(page, model=CHAT_BASE, training=file, step="review")
     button(page, "Start training job").dblclick()
     page.wait_for_url(re.compile(r"/studio/models"))
-    page.go_back()
-    start(page)
     assert len(jobs(studio)) == before + 1
+    made = jobs(studio)[0]
+    with studio.rooms.store.database.begin() as connection:
+        earlier = sa.update(tables.jobs).where(tables.jobs.c.id == made.id).values(created_at=made.created_at - 60)
+        connection.execute(earlier)
+    page.go_back()
+    button(page, "Start training job").click()
+    said = page.get_by_role("alert").filter(has_text="These choices were already started")
+    expect(said.get_by_role("link", name="See the job")).to_have_attribute("href", f"/studio/models/{made.id}")
+    assert len(jobs(studio)) == before + 1
+    start(page)
+    assert len(jobs(studio)) == before + 2
 
 
 def test_a_reader_sees_start_greyed_with_the_missing_role(studio: StudioService, browsing: Browsing) -> None:

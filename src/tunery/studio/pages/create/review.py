@@ -15,14 +15,14 @@ from tunery.studio.pages.create.findings import first_held
 from tunery.studio.pages.create.options import chosen
 from tunery.studio.pages.create.overlap import overlap
 from tunery.studio.pages.create.wizard import Wizard
-from tunery.studio.texts import shown_bytes, shown_number, shown_span, t
+from tunery.studio.texts import shown_bytes, shown_number, shown_span, shown_time, t
 
 CREATE, ESTIMATE = "POST /fine_tuning/jobs", "POST /fine_tuning/estimate"
 
 
 async def build(wizard: Wizard) -> None:
     if not wizard.draft.key:
-        wizard.remember(wizard.draft.choosing(key=secrets.token_hex(16)))
+        _renew_key(wizard)
     for step in STEPS[:-1]:
         _part(wizard, step)
     overlap(wizard)
@@ -151,7 +151,7 @@ def _costs(place: ui.column, found: Estimate) -> None:
 def _start(wizard: Wizard) -> None:
     visitor = wizard.visitor
     problem = ui.column().classes("w-full gap-1")
-    begun = False
+    opened, begun = visitor.rooms.store.now(), False
 
     async def start() -> None:
         nonlocal begun
@@ -160,13 +160,15 @@ def _start(wizard: Wizard) -> None:
         begun = True
         button.set_enabled(False)
         try:
-            await _created(wizard)
+            job = await _created(wizard)
+            if job.created_at >= opened:
+                ui.navigate.to("/models")
+                return
+            _made_before(wizard, problem, job)
         except TuneryError as error:
-            begun = False
-            button.set_enabled(True)
             _refused(wizard, problem, error)
-            return
-        ui.navigate.to("/models")
+        begun = False
+        button.set_enabled(True)
 
     with ui.row().classes("w-full items-center justify-between gap-3 pt-2 no-wrap"):
         back = ui.button(t("create.back"), color=None, on_click=lambda: wizard.go(STEPS[-2]))
@@ -195,6 +197,20 @@ async def _created(wizard: Wizard) -> Job:
     visitor.rooms.accounts.refuse_without_tuning(visitor.account)
     key = f"studio-{draft.key}"
     return await visitor.do(CREATE, visitor.rooms.jobs.create, visitor.account.id, job, idempotency_key=key)
+
+
+def _made_before(wizard: Wizard, place: ui.column, job: Job) -> None:
+    """Started from this very address: a bookmark, the way back, a reload while the answer was lost."""
+    _renew_key(wizard)
+    place.clear()
+    with place, ui.row().classes("items-center gap-3 no-wrap").props("role=alert"):
+        ui.icon("info", color="info", size="1.4rem").props("aria-hidden=true")
+        ui.label(t("create.made_before", time=shown_time(job.created_at))).classes("break-words min-w-0")
+        ui.link(t("create.see_job"), f"/models/{job.id}").classes("tunery-link")
+
+
+def _renew_key(wizard: Wizard) -> None:
+    wizard.remember(wizard.draft.choosing(key=secrets.token_hex(16)))
 
 
 def _refused(wizard: Wizard, place: ui.column, error: TuneryError) -> None:
