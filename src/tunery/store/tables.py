@@ -141,6 +141,19 @@ studio_sessions = sa.Table(
     sa.Column("expires_at", sa.Integer, nullable=False),
 )
 
+studio_drafts = sa.Table(
+    "studio_drafts",
+    schema,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("account_id", sa.ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("content", sa.Text, nullable=False),
+    sa.Column("updated_at", sa.Integer, nullable=False),
+    sa.Index("ix_studio_drafts_owner", "account_id", "owner", "kind"),
+)
+
 files = sa.Table(
     "files",
     schema,
