@@ -17,9 +17,10 @@ import msgspec
 import openai
 
 from tests.fake_training import FakePlanner
-from tests.fakes import Script, says
+from tests.fakes import Script, Silence, says
 from tests.live import ROOMY, Doors, LiveService, free_port, live_service
 from tunery import app as wiring
+from tunery import errors
 from tunery.catalog import BUNDLED
 from tunery.errors import EngineUnavailable
 from tunery.messages import Failed, Generate, StepMetrics, TrainingOrder
@@ -112,6 +113,33 @@ class Levers:
 
         chosen: Script = script
         self._engines.script = chosen
+
+    def parrot(self) -> None:
+        """Answers tell what was asked of the engine, so equal answers were equal requests."""
+
+        def script(request: Generate) -> Iterator[Any]:
+            asked = msgspec.structs.replace(request, id="")
+            yield from says(msgspec.json.encode(asked).decode())(request)
+
+        self._engines.script = script
+
+    def stay_silent_after(self, *texts: str) -> None:
+        """Answers never end."""
+
+        def script(request: Generate) -> Iterator[Any]:
+            yield from list(says(*texts)(request))[: len(texts) + 1]
+            yield Silence.FOREVER
+
+        self._engines.script = script
+        self._engines.cancelled.clear()
+
+    def wait_for_a_cancel(self) -> None:
+        """Until an answer was closed before its end."""
+        assert self._engines.cancelled.wait(WAIT_SECONDS)
+
+    def refuse(self, kind: str, message: str) -> None:
+        """The engine refuses requests with this class of errors.py."""
+        self._engines.script = lambda _request: [getattr(errors, kind)(message)]
 
     def break_engine(self, message: str | None) -> None:
         """Nothing can be mounted, for this reason; None: all is well again."""

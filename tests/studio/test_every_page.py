@@ -20,6 +20,7 @@ NEEDS = {
     "/studio/models": "GET /fine_tuning/jobs",
     "/studio/compare": "GET /fine_tuning/jobs",
     "/studio/deployments": "GET /deployments",
+    "/studio/playground": "GET /deployments",
 }
 """What a page can't be without, by the start of its path; the others show what the caller may see."""
 

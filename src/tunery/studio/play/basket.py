@@ -1,11 +1,9 @@
 """Answers that were good enough to learn from, collected until they are a training file."""
 
-import io
 from typing import Any, NamedTuple
 
 import msgspec
 
-from tunery import examples
 from tunery.files import TRAINING, Files
 from tunery.records import File
 from tunery.studio.play.drafts import Drafts
@@ -62,13 +60,6 @@ class Basket:
 def lines(collected: list[Collected]) -> bytes:
     """The training file."""
     return b"".join(msgspec.json.encode(one.example) + b"\n" for one in collected)
-
-
-def faults(collected: list[Collected]) -> list[str]:
-    """What the API's check would say of the file, but for its length."""
-    found: list[examples.Finding] = []
-    examples.check(io.BytesIO(lines(collected)), on_finding=found.append)
-    return [f"{one.line}: {one.message}" for one in found if one.level == "error" and one.line is not None]
 
 
 def keep(files: Files, account_id: int, name: str, content: bytes) -> File:

@@ -41,6 +41,8 @@ class OpenTalk:
         self.version = 0
         """Changes with the list of rounds and whatever was written by hand in it."""
         self.watchers = 0
+        self.finished: list[Answer] = []
+        """In the order in which they ended, since it was opened."""
         self._drafts = drafts
         self._running: dict[int, asyncio.Task[None]] = {}
         self._saving = asyncio.Lock()
@@ -90,6 +92,7 @@ class OpenTalk:
         self._running.pop(id(answer), None)
         if answer.state == "running":  # cancelled before its first step
             answer.state = "stopped"
+        self.finished.append(answer)
 
     async def _write(self, visitor: Visitor, turn: Round, pane: int, answer: Answer) -> None:
         started = time.monotonic()

@@ -8,7 +8,7 @@ from tunery.studio import parts
 from tunery.studio.frame import ROOT
 from tunery.studio.pages.playground.editing import edited
 from tunery.studio.pages.playground.screen import Screen
-from tunery.studio.play.basket import Basket, Collected, faults, keep, lines
+from tunery.studio.play.basket import Basket, Collected, keep, lines
 from tunery.studio.play.talks import drafts_of
 from tunery.studio.texts import shown_number, t
 
@@ -29,7 +29,8 @@ def basket_button(screen: Screen) -> parts.Handler:
         collected = await screen.visitor.do(screen.operation, basket_of(screen).all)
         button.set_text(t("playground.basket_count", count=shown_number(len(collected))))
 
-    ui.timer(0, parts.shown(count), once=True)
+    if parts.forbid(button, screen.operation, screen.visitor):
+        ui.timer(0, parts.shown(count), once=True)
     return count
 
 
@@ -71,8 +72,6 @@ class _Dialog:
             ui.label(t("playground.basket_needs", count=shown_number(count), least=FEWEST_EXAMPLES))
             for collected in self._collected[-SHOWN:]:
                 self._example(collected)
-            for fault in faults(self._collected)[:5]:
-                ui.label(fault).classes("text-negative break-words")
             self._upload()
 
     def _example(self, collected: Collected) -> None:

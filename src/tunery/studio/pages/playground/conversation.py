@@ -20,6 +20,7 @@ class Conversation:
         self._screen, self._shown = screen, screen.shown
         self._refresh_basket = refresh_basket
         self._built = -1
+        self._told = len(screen.shown.finished)
         self._views: list[RoundView] = []
         self._looks = 0
 
@@ -74,14 +75,22 @@ class Conversation:
     async def _look(self) -> None:
         if self._built != self._shown.version:
             self._rebuild()
-        finished = [said for view in self._views for said in view.update()]
-        if finished:
-            self._said.set_text(" ".join(finished))
+        for view in self._views:
+            view.update()
+        self._speak()
         busy = self._shown.busy
         self._timer.interval = FAST if busy else SLOW
         self._stop_button.set_enabled(busy)
         self._send_button.set_enabled(not busy and self._may)
         await self._save()
+
+    def _speak(self) -> None:
+        """Tell screen readers of answers once they are whole: not word by word."""
+        finished = self._shown.finished[self._told :]
+        self._told = len(self._shown.finished)
+        if finished:
+            told = [t("playground.spoken", name=one.deployment, text=one.error or one.text) for one in finished]
+            self._said.set_text(" ".join(told))
 
     async def _save(self) -> None:
         self._looks += 1

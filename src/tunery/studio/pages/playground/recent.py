@@ -15,7 +15,8 @@ LONGEST_TITLE = 60
 
 
 def recent_button(screen: Screen) -> None:
-    with ui.button(t("playground.recent"), icon="history", color=None).props("flat dense no-caps"), ui.menu() as menu:
+    button = ui.button(t("playground.recent"), icon="history", color=None).props("flat dense no-caps")
+    with button, ui.menu() as menu:
         menu.classes("max-w-sm")
 
     async def fill() -> None:
@@ -27,7 +28,8 @@ def recent_button(screen: Screen) -> None:
             for draft, title in kept:
                 _entry(draft, title)
 
-    menu.on("before-show", parts.shown(fill))
+    if parts.forbid(button, screen.operation, screen.visitor):
+        menu.on("before-show", parts.shown(fill))
 
 
 def _entry(draft: Draft, title: str) -> None:

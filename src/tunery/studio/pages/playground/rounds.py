@@ -29,21 +29,18 @@ class RoundView:
         with ui.column().classes("w-full gap-2 min-w-0") as self._place:
             self._draw()
 
-    def update(self) -> list[str]:
-        """Show what was said since; sentences about answers that ended."""
-        states = self._states()
-        if states == self._drawn:
-            for pane, (text, facts) in self._texts.items():
-                answer = self._turn.answers[pane]
-                if answer.state == "running" and text.text != answer.text:
-                    text.set_text(answer.text)
-                    facts.set_text(_facts(answer))
-            return []
-        ended = [self._turn.answers[pane] for pane, state in states.items() if self._drawn.get(pane) != state]
-        self._place.clear()
-        with self._place:
-            self._draw()
-        return [_spoken(answer) for answer in ended if answer.state != "running"]
+    def update(self) -> None:
+        """Show what was said since."""
+        if self._states() != self._drawn:
+            self._place.clear()
+            with self._place:
+                self._draw()
+            return
+        for pane, (text, facts) in self._texts.items():
+            answer = self._turn.answers[pane]
+            if answer.state == "running" and text.text != answer.text:
+                text.set_text(answer.text)
+                facts.set_text(_facts(answer))
 
     def _states(self) -> dict[int, str]:
         return {pane: answer.state for pane, answer in self._turn.answers.items()}
@@ -180,8 +177,3 @@ def _facts(answer: Answer) -> str:
         ended = "length" if answer.state == "done" and answer.finish_reason == "length" else answer.state
         facts.append(t(f"playground.state_{ended}"))
     return " · ".join(facts)
-
-
-def _spoken(answer: Answer) -> str:
-    """For screen readers, once it is there."""
-    return t("playground.spoken", name=answer.deployment, text=answer.error or answer.text)

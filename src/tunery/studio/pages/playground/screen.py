@@ -10,7 +10,6 @@ from tunery.studio.play.talk import MOST_PANES, Kind
 from tunery.studio.play.talks import OPERATIONS, OpenTalk
 from tunery.studio.visitor import Visitor
 
-
 MOST_OFFERED = 10
 
 
