@@ -11,13 +11,10 @@ VERSION = "2024-10-21"
 KEY = "AZURE_OPENAI_API_KEY"
 WIDTH = 88
 PYTHON = """\
-import os
-
 from openai import AzureOpenAI
 
-client = AzureOpenAI(
+client = AzureOpenAI(  # reads the key from {key}
     azure_endpoint={endpoint!r},
-    api_key=os.environ["{key}"],
     api_version="{version}",
 )
 answer = client.{method}.create(
