@@ -54,6 +54,8 @@ class _Dialog:
             parts.section(t("playground.basket"))
             ui.label(t("playground.basket_where")).classes("quiet text-sm")
             self._place = ui.column().classes("w-full gap-3 min-w-0")
+            with ui.column().classes("w-full gap-3 min-w-0") as self._ways:
+                self._upload()
             await self._draw()
             with ui.row().classes("w-full justify-end"):
                 ui.button(t("parts.close"), color=None, on_click=dialog.close).props("flat no-caps")
@@ -64,15 +66,19 @@ class _Dialog:
         self._collected = await self._screen.visitor.do(self._screen.operation, self._basket.all)
         await self._count()
         self._place.clear()
+        self._ways.set_visibility(bool(self._collected))
+        if self._screen.visitor.may("POST /files"):
+            self._upload_button.set_enabled(len(self._collected) >= FEWEST_EXAMPLES)
         with self._place:
             if not self._collected:
                 parts.empty_state("playlist_add", t("playground.basket_empty"), t("playground.basket_empty_detail"))
                 return
             count = len(self._collected)
             ui.label(t("playground.basket_needs", count=shown_number(count), least=FEWEST_EXAMPLES))
+            if count > SHOWN:
+                ui.label(t("playground.basket_newest", shown=SHOWN)).classes("quiet")
             for collected in self._collected[-SHOWN:]:
                 self._example(collected)
-            self._upload()
 
     def _example(self, collected: Collected) -> None:
         async def change() -> None:
@@ -126,7 +132,7 @@ class _Dialog:
                 await self._draw()
 
         with ui.row().classes("w-full gap-2"):
-            button = parts.action(
+            self._upload_button = parts.action(
                 t("playground.upload"),
                 "POST /files",
                 upload,
@@ -134,8 +140,6 @@ class _Dialog:
                 look="primary",
                 icon="upload",
             )
-            if len(self._collected) < FEWEST_EXAMPLES:
-                button.disable()
             for text, icon, handler in (
                 (t("playground.download"), "download", download),
                 (t("playground.basket_clear"), "delete_sweep", empty),
