@@ -104,12 +104,14 @@ async def short(crowd: Crowd) -> None:
 
 async def slow(crowd: Crowd) -> None:
     print("before:", processes(crowd.service))
-    streams = [asyncio.create_task(crowd.ask(f"Order {n}: the", 24, pause=0.5)) for n in range(STREAMS)]
-    await asyncio.sleep(1)
-    print("meanwhile:", processes(crowd.service))
-    await crowd.shorts(f"short requests beside {STREAMS} slow streams")
-    tell(f"the {STREAMS} streams, a piece each half second", await asyncio.gather(*streams))
-    await _quiet(crowd)
+    for name, account in (("the same account", ""), ("another account", OTHER)):
+        asked = (crowd.ask(f"Order {n}: the", 24, account=account, pause=0.5) for n in range(STREAMS))
+        streams = [asyncio.create_task(one) for one in asked]
+        await asyncio.sleep(1)
+        print("meanwhile:", processes(crowd.service))
+        await crowd.shorts(f"short requests beside {STREAMS} slow streams of {name}")
+        tell(f"the {STREAMS} streams, a piece each half second", await asyncio.gather(*streams))
+        await _quiet(crowd)
     print("after:", processes(crowd.service))
 
 

@@ -1,7 +1,7 @@
 """Adapters in memory, found by digest, and their part in a batch. Knows no request and no schedule.
 
 Adapters that running sequences use stay; of the others the least recently used make room when the limit is reached.
-Files are read on a thread of their own, so that others decode meanwhile.
+Files are read on threads of their own, so that others decode meanwhile.
 """
 
 from collections import Counter, OrderedDict
@@ -112,14 +112,14 @@ class AdapterStore(Generic[K]):
     def __init__(
         self, load: Callable[[Adapter], K], *, max_bytes: int, dropped: Callable[[K], None] = lambda _: None
     ) -> None:
-        """`load` runs on a thread of its own; see `checked`. `dropped` gets what makes room, on the caller's thread."""
+        """`load` runs on threads of its own; see `checked`. `dropped` gets what makes room, on the caller's thread."""
         self._load = load
         self._max_bytes = max_bytes
         self._dropped = dropped
         self._loaded: OrderedDict[str, K] = OrderedDict()
         self._sizes: dict[str, int] = {}
         self._pins: Counter[str] = Counter()
-        self._loader = ThreadPoolExecutor(1, "adapters")
+        self._loader = ThreadPoolExecutor(MOST_LOADING, "adapters")
         self._loading: dict[str, Future[K]] = {}
 
     @property
@@ -207,7 +207,7 @@ def checked(adapter: Adapter, config: ModelConfig) -> Lora:
     if digest != adapter.digest:
         raise EngineUnavailable(f"The adapter on disk has the digest {digest}, not {adapter.digest}.")
     loaded = Lora.load(adapter.directory, config)
-    if not all(tensor.isfinite().all() for tensor in loaded.parameters()):
+    if not all(tensor.sum().isfinite() for tensor in loaded.parameters()):  # any number that isn't makes the sum so
         raise EngineUnavailable("The adapter holds numbers that aren't finite.")
     return loaded
 
