@@ -31,10 +31,13 @@ class Room:
         self.pinned[adapter.digest] -= 1
 
 
-def make(blocks: int = 8, *, max_rows: int = 4, step_tokens: int = 32) -> tuple[Scheduler, KVCache, Room]:
+def make(
+    blocks: int = 8, *, max_rows: int = 4, step_tokens: int = 32, beside_tokens: int = 32
+) -> tuple[Scheduler, KVCache, Room]:
     cache = new_cache(blocks * BLOCK_SIZE)
     room = Room()
-    return Scheduler(cache, room, max_rows=max_rows, step_tokens=step_tokens), cache, room
+    limits = {"max_rows": max_rows, "step_tokens": step_tokens, "beside_tokens": beside_tokens}
+    return Scheduler(cache, room, **limits), cache, room
 
 
 numbers = itertools.count()
@@ -65,7 +68,7 @@ def test_a_long_prompt_is_computed_in_chunks_while_others_decode() -> None:
         assert (chunks[0].sequence, chunks[0].count) == (short, 1)
         counts.append((chunks[1].count, chunks[1].complete))
         decode(chunks)
-    assert counts == [(31, False), (31, False), (8, True)]
+    assert counts == [(32, False), (32, False), (6, True)]
 
 
 def test_the_newest_gives_way_and_comes_back() -> None:
@@ -129,6 +132,17 @@ def test_a_newcomer_takes_a_row_from_who_has_more_than_a_share_and_that_one_goes
     scheduler.remove(short[2])
     chunks = scheduler.schedule()
     assert {chunk.sequence: chunk.start for chunk in chunks}[many[3]] == BLOCK_SIZE  # the rest is cached
+
+
+def test_who_decodes_waits_for_a_small_piece_of_a_long_prompt_only() -> None:
+    scheduler, _, _ = make(blocks=64, step_tokens=200, beside_tokens=20)
+    long, other = sequence(500), sequence(3)
+    scheduler.add(long)
+    (alone,) = scheduler.schedule()
+    scheduler.add(other)
+    decode(scheduler.schedule())
+    beside = {chunk.sequence: chunk.count for chunk in scheduler.schedule()}
+    assert (alone.count, beside[other], beside[long]) == (200, 1, 20)
 
 
 def test_short_prompts_are_not_held_up_by_a_long_one_nor_it_by_them() -> None:

@@ -42,7 +42,9 @@ class Limits:
     max_rows: int = 64
     """Sequences that run at once."""
     step_tokens: int = 256
-    """Computed in one step: long prompts are cut into such pieces, so that others go on meanwhile."""
+    """Of prompts, computed in one step: longer ones are cut into such pieces."""
+    beside_tokens: int = 128
+    """The same while others decode: each of them waits for as long as this takes."""
     max_waiting: int = 256
     """Sequences that wait for room."""
     max_waiting_tokens: int = 262_144
@@ -77,7 +79,11 @@ class Engine:
             max_bytes=self._limits.adapter_bytes,
         )
         self._scheduler = Scheduler(
-            self._cache, self._adapters, max_rows=self._limits.max_rows, step_tokens=self._limits.step_tokens
+            self._cache,
+            self._adapters,
+            max_rows=self._limits.max_rows,
+            step_tokens=self._limits.step_tokens,
+            beside_tokens=self._limits.beside_tokens,
         )
         self._backlog = Backlog(max_sequences=self._limits.max_waiting, max_tokens=self._limits.max_waiting_tokens)
         self._arrivals = Arrivals(tokenizer)

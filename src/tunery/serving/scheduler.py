@@ -71,13 +71,18 @@ class Chunk:
 
 
 class Scheduler:
-    """At most `max_rows` sequences run at once and at most about `step_tokens` tokens a step."""
+    """At most `max_rows` sequences run at once. A step takes `step_tokens` of prompts, and only `beside_tokens` of them
+    while others decode, who would wait for the rest.
+    """
 
-    def __init__(self, cache: KVCache, adapters: AdapterRoom, *, max_rows: int, step_tokens: int) -> None:
+    def __init__(
+        self, cache: KVCache, adapters: AdapterRoom, *, max_rows: int, step_tokens: int, beside_tokens: int
+    ) -> None:
         self._cache = cache
         self._adapters = adapters
         self._max_rows = max_rows
         self._step_tokens = step_tokens
+        self._beside_tokens = min(beside_tokens, step_tokens)
         self._counters = TokenCounters()
         self._waiting: defaultdict[str, deque[Sequence]] = defaultdict(deque)
         self.running: list[Sequence] = []
@@ -206,7 +211,7 @@ class Scheduler:
         lines: defaultdict[str, list[Sequence]] = defaultdict(list)
         for sequence in self._starting():
             lines[sequence.owner].append(sequence)
-        budget = max(self._step_tokens - len(wanted), BLOCK_SIZE)
+        budget = self._beside_tokens if wanted else self._step_tokens
         parts = shares([sum(one.missing for one in line) for line in lines.values()], budget)
         for line, part in zip(lines.values(), parts, strict=True):
             counts = shares([one.missing for one in line], part, least=LEAST_CHUNK)
