@@ -77,6 +77,7 @@ def test_existing_files_lead_through_all_steps_to_a_job_as_it_was_chosen(studio:
     expect(page.get_by_text("4 (automatic)")).to_be_visible()
     expect(page.get_by_text("2 GB of 8 GB free")).to_be_visible()
     start(page)
+    expect(page.get_by_role("row").nth(1)).to_contain_text("shop-2")
     made = jobs(studio)[0]
     assert (made.training_file, made.validation_file, made.model) == (training, validation, CHAT_BASE)
     assert (made.seed, made.model_extra["suffix"]) == (7, "shop-2")
