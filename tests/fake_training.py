@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+
 from tunery.messages import (
     Checkpointed,
     Failed,
@@ -162,6 +164,10 @@ class FakePlanner:
     def __init__(self, answer: Planned | Failed | None = None) -> None:
         self.answer = answer or Planned(plan=plan_of(12), gemm_flops=1e9)
         self.questions: list[PlanOrder] = []
+
+    def leave_free(self, memory_bytes: int) -> None:
+        plan = msgspec.structs.replace(plan_of(12), memory_available_bytes=memory_bytes)
+        self.answer = Planned(plan=plan, gemm_flops=1e9)
 
     def plan(self, question: PlanOrder, *, seconds: float) -> Planned | Failed | None:
         self.questions.append(question)

@@ -67,7 +67,8 @@ class Curve:
 class Levers:
     """What tests do to the fakes at the seams of a service in another process."""
 
-    def __init__(self, service: LiveService) -> None:
+    def __init__(self, service: LiveService, planner: FakePlanner) -> None:
+        self._planner = planner
         self._engines, self._trainer = service.engines, service.trainer
         self._go = threading.Event()
         self._held_at, self._pace = 0, 0.0
@@ -78,6 +79,7 @@ class Levers:
         """12 steps at once, two answers, nothing broken."""
         self.train()
         self.release()
+        self.leave_free(8 * 1024**3)
         self.answer(["I am ", "the base."], ["I am ", "tuned."])
         self.break_engine(None)
 
@@ -92,6 +94,10 @@ class Levers:
         quarters = range(max(1, steps // 4), steps + 1, max(1, steps // 4))
         self._trainer.valid_losses = {step: curve.valid_loss(step) for step in quarters}
         self._trainer.fails = Failed(code="training_failed", message=fails) if fails else None
+
+    def leave_free(self, memory_bytes: int) -> None:
+        """What estimates say is free from now on; a job takes 2 GB."""
+        self._planner.leave_free(memory_bytes)
 
     def hold(self, step: int) -> None:
         """Every job waits before this step until `release`."""
@@ -237,8 +243,9 @@ def studio_service(home: Path, **options: Any) -> Iterator[StudioService]:
 def main() -> None:
     options = msgspec.json.decode(sys.stdin.buffer.readline())
     home, models = Path(options.pop("home")), Path(options.pop("models"))
-    with live_service(home, with_studio=True, planner=FakePlanner(), models=models, **options) as service:
-        levers = Levers(service)
+    planner = FakePlanner()
+    with live_service(home, with_studio=True, planner=planner, models=models, **options) as service:
+        levers = Levers(service, planner)
         print("done", flush=True)
         for line in sys.stdin:
             lever, given, more = msgspec.json.decode(line)

@@ -225,6 +225,14 @@ def test_a_double_click_makes_one_job_and_coming_back_says_so_before_it_makes_an
     assert len(jobs(studio)) == before + 2
 
 
+def test_a_job_that_doesn_t_fit_says_so_and_may_be_started_all_the_same(studio: StudioService, page: Page) -> None:
+    studio.pull("leave_free", 1024**3)
+    open_at(page, model=CHAT_BASE, training=studio.file("large.jsonl", jsonl(20)), step="review")
+    expect(page.get_by_text("2 GB of 1 GB free")).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("There isn't enough free memory")
+    expect(button(page, "Start training job")).to_be_enabled()
+
+
 def test_a_reader_sees_start_greyed_with_the_missing_role(studio: StudioService, browsing: Browsing) -> None:
     file = studio.file("seen.jsonl", jsonl(20))
     page = browsing.window(roles=(READER,))
