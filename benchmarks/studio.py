@@ -25,11 +25,11 @@ from playwright.sync_api import Page, sync_playwright
 
 from live import Service, free_port, resident_mib, serving
 from tunery import app
-from tunery.demo.data import generate, jsonl
 from tunery.messages import StepMetrics
 from tunery.records import new_id
 from tunery.results import metrics_on_the_wire, results_csv
 from tunery.rooms import Services
+from tunery.sample import generate, jsonl
 from tunery.settings import load
 from tunery.store import tables
 from tunery.studio.sessions import Sessions

@@ -32,7 +32,7 @@ LAYERS = [
     | {"uptime"},
     {"erasure"},
     {"adapters", "keyfiles", "metering", "machine"},
-    {"examples", "recipe", "certificates", "roles"},
+    {"examples", "recipe", "certificates", "roles", "sample"},
     {"store"},
     {"records", "messages", "settings"},
     {"errors", "parent", "options", "host"},

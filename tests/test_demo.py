@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tests.fake_training import metrics
 from tunery import examples
-from tunery.demo.data import HELD_OUT, TRAINING, VALIDATION, generate, jsonl
 from tunery.demo.plot import plot
 from tunery.results import results_csv
+from tunery.sample import HELD_OUT, TRAINING, VALIDATION, generate, jsonl
 
 
 def test_nothing_that_is_asked_was_trained_on() -> None:

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from tests.journeys.conftest import Service, wait_for
-from tunery.demo.data import SYSTEM, Example, generate, jsonl
+from tunery.sample import SYSTEM, Example, generate, jsonl
 
 CHAT_BASE, COMPLETION_BASE = "gpt-35-turbo-0613", "babbage-002"
 DATA = generate()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.journeys.conftest import Service, wait_for
 from tests.journeys.test_guide import CHAT_BASE, Arm, results, upload
-from tunery.demo.data import generate, jsonl
+from tunery.sample import generate, jsonl
 
 DATA = generate()
 SEED = 11

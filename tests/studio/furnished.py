@@ -8,8 +8,8 @@ from typing import Any
 import requests
 
 from tests.studio.serving import CHAT_BASE, StudioService
-from tunery.demo.data import generate, jsonl
 from tunery.records import Account
+from tunery.sample import generate, jsonl
 
 LONG_NAME = "customer-support-conversations-2026-Q3-anonymised-and-deduplicated-by-hand-FINAL-v12-copy.jsonl"
 RUNNING_STEP = 84

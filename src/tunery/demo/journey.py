@@ -20,14 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tunery.demo.data import Example, generate, jsonl
 from tunery.demo.plot import plot
 from tunery.errors import TuneryError
+from tunery.sample import BASE, EPOCHS, FILES, SEED, SUFFIX, Example, generate, jsonl
 
-BASE = "gpt-35-turbo-0613"
 TUNED_DEPLOYMENT, BASE_DEPLOYMENT = "demo-tuned", "demo-base"
-FILES = ("demo-training.jsonl", "demo-validation.jsonl")
-EPOCHS = 1
 START_SECONDS = 120
 AT_ONCE = 8
 SHOWN = 6
@@ -79,8 +76,8 @@ class Journey:
             model=BASE,
             training_file=training,
             validation_file=validation,
-            suffix="demo",
-            seed=7,
+            suffix=SUFFIX,
+            seed=SEED,
             hyperparameters={"n_epochs": EPOCHS},
         )
         columns = (

@@ -1,4 +1,4 @@
-"""The demo's task: messages to a bicycle shop become one-line tickets. Generated here, so nothing has to be fetched.
+"""A small task to try everything with: messages to a bicycle shop become one-line tickets. Nothing has to be fetched.
 
 What is held out are combinations of wording, item and reason that no training example has.
 """
@@ -46,6 +46,9 @@ WORDINGS = (
 )
 
 TRAINING, VALIDATION, HELD_OUT = 240, 40, 24
+BASE, EPOCHS, SEED, SUFFIX = "gpt-35-turbo-0613", 1, 7, "demo"
+"""How a job is made of it."""
+FILES = ("demo-training.jsonl", "demo-validation.jsonl")
 
 
 class Example(NamedTuple):
