@@ -164,7 +164,7 @@ def test_good_answers_become_a_training_file_and_a_refused_upload_loses_none(
     assert json.loads(content.splitlines()[-1])["messages"][-1] == {"role": "assistant", "content": "I am Ada."}
     assert len(kept.all()) == 10
     page.get_by_role("button", name="Remove all").click()
-    page.get_by_role("button", name="Remove all").last.click()
+    page.get_by_role("dialog", name="Remove all").get_by_role("button", name="Remove all").click()
     expect(page.get_by_text("Nothing collected yet")).to_be_visible()
 
 
