@@ -181,3 +181,16 @@ def test_events_are_paged_and_a_reload_stays_on_the_page(studio: StudioService, 
     expect(page.get_by_text("Job succeeded.")).to_have_count(0)
     page.get_by_role("button", name="Newest").click()
     expect(page.get_by_text("Job succeeded.")).to_be_visible()
+
+
+def test_a_job_that_somebody_else_deletes_is_said_to_be_gone(
+    studio: StudioService, browsing: Browsing, page: Page, file: str
+) -> None:
+    job = studio.job(file)
+    page.goto(f"/studio/models/{job.id}")
+    expect(page.get_by_text("Job succeeded.")).to_be_visible()
+    assert studio.http("DELETE", f"/openai/fine_tuning/jobs/{job.id}").ok
+    expect(page.get_by_role("alert").filter(has_text=f"The fine-tuning job '{job.id}' does not exist.")).to_be_visible()
+    browsing.complaints.expect("status of 404")
+    page.goto(f"/studio/models/{job.fine_tuned_model}")
+    expect(page.get_by_text(f"The model '{job.fine_tuned_model}' does not exist.")).to_be_visible()

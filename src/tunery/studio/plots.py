@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import anyio
 from nicegui import ui
 
 from tunery.messages import StepMetrics
@@ -55,6 +56,7 @@ class Plots:
     def __init__(self, visitor: Visitor, jobs: Sequence[Job], *, names: Sequence[str] = ()) -> None:
         """`names`: of the jobs, where there are several; each then has a colour of its own."""
         self._visitor = visitor
+        self._one_at_a_time = anyio.Lock()
         self._seen = {job.id: 0 for job in jobs}
         self._ends: dict[tuple[str, str], Point] = {}
         """Each curve's last point."""
@@ -72,7 +74,15 @@ class Plots:
                 self._charts.append((title, chart, found))
 
     async def follow(self, job: Job) -> None:
-        """Show the steps that have come since."""
+        """Show the steps that have come since. One at a time: two would show the same steps twice."""
+        async with self._one_at_a_time:
+            await self._catch_up(job)
+
+    def point_out(self, step: int, text: str) -> None:
+        for _, chart, _ in self._charts:
+            chart.point_out(step, text)
+
+    async def _catch_up(self, job: Job) -> None:
         more = job.status not in TERMINAL or self._seen[job.id] < job.step
         while more:
             rows, more = await self._visitor.do(
@@ -85,10 +95,6 @@ class Plots:
             if rows:
                 self._seen[job.id] = rows[-1].step
                 self._grow(job.id, rows)
-
-    def point_out(self, step: int, text: str) -> None:
-        for _, chart, _ in self._charts:
-            chart.point_out(step, text)
 
     def _grow(self, job_id: str, rows: list[StepMetrics]) -> None:
         for title, chart, found in self._charts:

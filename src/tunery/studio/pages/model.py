@@ -66,16 +66,17 @@ class JobPage:
         parts.section(t("model.events"))
         self._events = Events(self._visitor, self._job, events)
         await self._refresh()
-        ui.timer(0.05, parts.shown(self._follow), once=True)
-
-    async def _follow(self) -> None:
-        """Steps come once the page is there: thousands of them mustn't delay it."""
-        await self._plots.follow(self._job)
-        self._point_out()
-        parts.every(2, self._again)
+        # Steps come once the page is there: thousands of them mustn't delay it.
+        ui.timer(0.05, parts.shown(self._again), once=True)
+        self._timer = parts.every(2, self._again)
 
     async def _again(self) -> None:
-        await self._refresh()
+        try:
+            await self._refresh()
+        except NotFound as error:
+            self._timer.deactivate()
+            parts.note(error.message, kind="warning")
+            return
         await self._plots.follow(self._job)
         self._point_out()
 
