@@ -250,7 +250,7 @@ class JobPage:
                 return [(job.model, ""), *line]
             line.insert(0, (job.model, f"/models/{parent.id}"))
             job = parent
-        base = self._rooms.catalog.base(job.base)
+        base = await self._visitor.do("GET /models", self._rooms.catalog.base, job.base)
         served_by = job.base if base is None or base.model.name == job.base else f"{job.base} ({base.model.name})"
         return [(served_by, ""), *line]
 

@@ -32,6 +32,7 @@ TARGET = f"""<q-td :props="props" class="{CELL}">
 <a v-if="props.value" class="tunery-link" :href="props.row.target">{{{{ props.value }}}}</a>
 <span v-else class="quiet">–</span></q-td>"""
 TEXT = f"""<q-td :props="props" class="{CELL}">{{{{ props.value }}}}</q-td>"""
+WORDS = """<q-td :props="props" class="whitespace-normal">{{ props.value }}</q-td>"""
 CHOICE = """<q-checkbox v-model="props.selected" dense :aria-label="props.row.choice" />"""
 
 
@@ -152,7 +153,7 @@ class CustomModels:
 
 
 def _columns() -> list[dict[str, Any]]:
-    widths = {"name": 25, "status": 18, "base": 16, "created": 10, "id": 13, "result_file": 12}
+    widths = {"name": 25, "status": 18, "base": 16, "created": 11, "id": 12, "result_file": 12}
     narrow = {"base": WIDE, "created": WIDER, "id": WIDER, "result_file": WIDER}
     return [_column(name, width, narrow.get(name, "")) for name, width in widths.items()]
 
@@ -173,6 +174,8 @@ def _table(columns: list[dict[str, Any]], selection: Any = None) -> ui.table:
     table = ui.table(columns=columns, rows=[], row_key="id", selection=selection, pagination=0)
     table.classes("w-full").props('flat hide-bottom wrap-cells table-style="table-layout: fixed"')
     table.add_slot("body-cell", TEXT)
+    for name in ("created", "context", "works"):
+        table.add_slot(f"body-cell-{name}", WORDS)
     return table
 
 
