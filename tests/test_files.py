@@ -257,3 +257,11 @@ def test_what_a_killed_process_left_half_written_is_swept_after_a_day(
     clock.advance(86_401)
     files.sweep()
     assert not (staging / "dead").exists()
+
+
+def test_files_are_found_by_a_part_of_name_or_id_in_any_case(files: Files) -> None:
+    kept = [keep(files, b"x", name=name) for name in ("train-100%.jsonl", "Train-2.jsonl", "other.jsonl")]
+    keep(files, b"x", account=2, name="train.jsonl")
+    for search, found in (("TRAIN", 2), ("100%", 1), ("%", 1), (kept[2].id, 1), ("none", 0), ("", 3)):
+        assert files.count(1, search=search) == len(files.page(1, search=search)[0]) == found, search
+    assert [file.filename for file in files.page(1, skip=1, limit=1)[0]] == ["Train-2.jsonl"]

@@ -137,11 +137,11 @@ class Files:
         after: str | None = None,
         limit: int = 10_000,
         ascending: bool = False,
+        search: str = "",
+        skip: int = 0,
     ) -> tuple[list[File], bool]:
         """A page in order of creation, newest first unless ascending, and whether more follow."""
-        query = sa.select(files).where(files.c.account_id == account_id)
-        if purpose is not None:
-            query = query.where(files.c.purpose == purpose)
+        query = sa.select(files).where(_sought(account_id, purpose, search)).offset(skip)
         with self._store.database.read() as connection:
             if after is not None:
                 cursor = connection.execute(sa.select(files.c.seq).where(_mine(account_id, after))).scalar()
@@ -151,6 +151,11 @@ class Files:
             query = query.order_by(files.c.seq if ascending else files.c.seq.desc()).limit(limit + 1)
             page = many(connection, File, query)
         return page[:limit], len(page) > limit
+
+    def count(self, account_id: int, *, purpose: str | None = None, search: str = "") -> int:
+        query = sa.select(sa.func.count()).select_from(files).where(_sought(account_id, purpose, search))
+        with self._store.database.read() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def content(self, file: File) -> Path:
         """Raises WrongState for an import whose content isn't there: not yet, or never."""
@@ -306,6 +311,17 @@ def checked_purpose(purpose: str) -> str:
 
 def _mine(account_id: int, file_id: str) -> sa.ColumnElement[bool]:
     return sa.and_(files.c.account_id == account_id, files.c.id == file_id)
+
+
+def _sought(account_id: int, purpose: str | None, search: str) -> sa.ColumnElement[bool]:
+    """`search` stands in the name or in the id, in any case."""
+    wanted = [files.c.account_id == account_id]
+    if purpose is not None:
+        wanted.append(files.c.purpose == purpose)
+    if search:
+        named = (files.c.filename, files.c.id)
+        wanted.append(sa.or_(*(column.icontains(search, autoescape=True) for column in named)))
+    return sa.and_(*wanted)
 
 
 def _file_columns() -> tuple[sa.Column[str], ...]:

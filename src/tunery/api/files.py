@@ -52,10 +52,11 @@ def list_files(
     after: str | None = None,
     limit: str | None = None,
     order: str = "desc",
+    search: str = "",
 ) -> Response:
     size = page_size(limit, default=10_000, most=10_000)
     found, more = request.app.state.files.page(
-        call.account.id, purpose=purpose, after=after, limit=size, ascending=order == "asc"
+        call.account.id, purpose=purpose, after=after, limit=size, ascending=order == "asc", search=search
     )
     return reply(call, page([shown(file) for file in found], more))
 

@@ -13,6 +13,7 @@ tells what is wrong with the others, over `located` JSON; `conversation` has the
 from tunery.examples.checking import Summary, check, describe
 from tunery.examples.correcting import Change, Correction, correct
 from tunery.examples.formats import Format
+from tunery.examples.lines import picked
 from tunery.examples.mending import MENDS
 from tunery.examples.reading import Chat, Completion, Preference, Taken, read, repeated_lines, shared_lines
 from tunery.examples.repeats import Pairs
@@ -35,6 +36,7 @@ __all__ = [
     "check",
     "correct",
     "describe",
+    "picked",
     "read",
     "repeated_lines",
     "shared_lines",

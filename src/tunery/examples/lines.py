@@ -1,6 +1,6 @@
 """A file as numbered lines of bounded length, in batches. Knows no JSON."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from pathlib import Path
@@ -54,6 +54,20 @@ class Lines:
         while text and not text.endswith(b"\n"):
             text = self._stream.readline(_BATCH)
             self.bytes += len(text)
+
+
+def picked(source: Source, numbers: Collection[int]) -> dict[int, str]:
+    """The lines of these numbers without their ends; bytes that aren't UTF-8 become U+FFFD, one that is too long ''."""
+    found: dict[int, str] = {}
+    last = max(numbers, default=0)
+    with opened(source) as stream:
+        for batch in Lines(stream):
+            if batch.first > last:
+                break
+            for number, line in enumerate(batch.lines, start=batch.first):
+                if number in numbers:
+                    found[number] = line.rstrip(b"\r\n").decode("utf-8", "replace")
+    return found
 
 
 def opened(source: Source) -> AbstractContextManager[BinaryIO]:
