@@ -12,6 +12,8 @@ from tunery.records import Account
 from tunery.sample import generate, jsonl
 
 LONG_NAME = "customer-support-conversations-2026-Q3-anonymised-and-deduplicated-by-hand-FINAL-v12-copy.jsonl"
+QUESTIONS = {"playground": "My helmet still hasn't arrived. Order number 1906."}
+ANSWERS = ["I'm sorry ", "for your loss. ", "Please ", "contact the post office."], ["LATE ", "HEL ", "#1906"]
 RUNNING_STEP = 84
 USER = "Cognitive Services OpenAI User"
 
@@ -24,6 +26,8 @@ class Place:
     path: str
     account: Account
     signed_in: bool = True
+    question: str = ""
+    """What the playground is asked before it is looked at."""
 
 
 def furnish(service: StudioService) -> list[Place]:
@@ -52,13 +56,13 @@ def furnish(service: StudioService) -> list[Place]:
         "model-failed": f"/models/{jobs['failed'].id}",
         "compare": f"/compare?job={first}&job={second}",
         "deployments": "/deployments",
-        "playground": "/playground?deployment=tickets",
+        "playground": "/playground?deployment=plain,tickets",
     }
     paths = {name: path for name, path in paths.items() if _built(service, path)}  # until all pages have landed
     bare = ("home", "files", "models", "deployments", "playground")
     return [
         Place("sign-in", "/studio/sign-in", account, signed_in=False),
-        *(Place(name, f"/studio{path}", account) for name, path in paths.items()),
+        *(Place(name, f"/studio{path}", account, question=QUESTIONS.get(name, "")) for name, path in paths.items()),
         *(Place(f"{name}-empty", f"/studio{paths[name].partition('?')[0]}", empty) for name in bare if name in paths),
         *[Place("file-unknown", "/studio/files/file-00000000000000000000000000000000", account)][: "files" in paths],
     ]
@@ -116,6 +120,7 @@ def _deployments(service: StudioService, model: str) -> None:
     service.pull("break_engine", "The engine of 'smollm2-135m-instruct' ended while it loaded the adapter.")
     service.deployment("davinci-for-the-marketing-department-of-northwind-wheels", "davinci-002")
     service.pull("break_engine", None)
+    service.pull("answer", *ANSWERS)
     for question in ("Where is my helmet?", "The pump of order 1356 is broken."):
         service.azure().chat.completions.create(model="tickets", messages=[{"role": "user", "content": question}])
 

@@ -45,6 +45,8 @@ def shoot(browsing: Browsing, places: list[Place], colours: str, size: str) -> I
         page = browsing.window(account=place.account, signed_in=place.signed_in, colours=colours, size=SIZES[size])
         page.goto(place.path)
         settle(page)
+        if place.question:
+            ask(page, place.question)
         name = f"{place.name}-{colours}" + ("" if size == "wide" else "-narrow")
         keep(page, folder() / f"{name}.png")
         yield from (f"{name}: {fault}" for fault in faults(page))
@@ -58,11 +60,19 @@ def settle(page: Page) -> None:
     page.wait_for_timeout(1200)
 
 
+def ask(page: Page, question: str) -> None:
+    page.get_by_label("Message", exact=True).fill(question)
+    page.get_by_label("Message", exact=True).press("Control+Enter")
+    page.get_by_text("completion tokens").nth(1).wait_for()
+
+
 def keep(page: Page, path: Path) -> None:
     """As a PNG of few colours; long pages are cut."""
-    height = min(page.evaluate("document.documentElement.scrollHeight"), TALLEST)
-    width = page.viewport_size["width"] if page.viewport_size else 0
-    raw = page.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})
+    size = page.viewport_size
+    assert size is not None
+    height = max(size["height"], min(page.evaluate("document.documentElement.scrollHeight"), TALLEST))
+    page.set_viewport_size({"width": size["width"], "height": height})
+    raw = page.screenshot()
     picture = Image.open(io.BytesIO(raw)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, optimize=True)

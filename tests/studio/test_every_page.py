@@ -31,8 +31,9 @@ def lived_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StudioS
         yield service, furnish(service)
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1280, 860), (390, 844)], ids=["wide", "narrow"])
+@pytest.mark.parametrize(
+    ("colours", "size"), [("light", (1280, 860)), ("dark", (390, 844))], ids=["light-wide", "dark-narrow"]
+)
 def test_no_page_is_hard_to_use_or_wider_than_its_window(
     lived_in: tuple[StudioService, list[Place]], browser: Browser, colours: str, size: tuple[int, int]
 ) -> None:
