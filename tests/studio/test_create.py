@@ -1,6 +1,7 @@
 """The wizard in a browser: every step, every reason to wait, and the job that comes out of it."""
 
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -85,6 +86,21 @@ def test_existing_files_lead_through_all_steps_to_a_job_as_it_was_chosen(studio:
     assert asked == {"n_epochs": 2, "batch_size": None, "learning_rate_multiplier": 0.5, "dpo": None}
 
 
+def test_a_new_file_is_chosen_as_soon_as_it_is_sent(studio: StudioService, page: Page, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh.jsonl"
+    fresh.write_bytes(jsonl(20))
+    open_at(page, model=CHAT_BASE, step="training")
+    page.get_by_role("tab", name="Local file").click()
+    page.locator("input[type=file]").set_input_files(fresh)
+    chosen = page.get_by_role("region", name="Chosen file")
+    expect(chosen).to_contain_text("20 examples")
+    next_step(page, "Validation data")
+    next_step(page, "Advanced options")
+    next_step(page, "Review")
+    start(page)
+    assert studio.azure().files.retrieve(jobs(studio)[0].training_file).filename == "fresh.jsonl"
+
+
 def test_next_waits_and_says_for_what(studio: StudioService, page: Page) -> None:
     studio.file("prompts.jsonl", COMPLETIONS)
     file = studio.file("held.jsonl", jsonl(20))
@@ -143,11 +159,11 @@ def test_a_link_that_can_t_be_is_refused_at_its_field_and_one_that_fails_says_wh
     open_at(page, model=CHAT_BASE, step="training")
     page.get_by_role("tab", name="Azure Blob or web link").click()
     page.get_by_label("File name").fill("far.jsonl")
-    page.get_by_label("File location").fill("ftp://files.example/far.jsonl")
-    button(page, "Upload file").click()
+    page.get_by_label("Link", exact=True).fill("ftp://files.example/far.jsonl")
+    button(page, "Import").click()
     expect(page.get_by_role("alert")).to_contain_text("http")
-    page.get_by_label("File location").fill("https://127.0.0.1:1/far.jsonl?sig=secret")
-    button(page, "Upload file").click()
+    page.get_by_label("Link", exact=True).fill("https://127.0.0.1:1/far.jsonl?sig=secret")
+    button(page, "Import").click()
     chosen = page.get_by_role("region", name="Chosen file")
     expect(chosen.get_by_text("faulty", exact=True)).to_be_visible(timeout=20_000)
     expect(chosen).to_contain_text("Couldn't reach")

@@ -4,9 +4,6 @@ from typing import NamedTuple
 
 from nicegui import ui
 
-from tunery.errors import TuneryError
-from tunery.files import TRAINING
-from tunery.imports.rows import NewImport
 from tunery.records import File, FileStatus
 from tunery.studio import parts
 from tunery.studio.pages.create import file_list, file_parts
@@ -14,8 +11,9 @@ from tunery.studio.pages.create.findings import unfit
 from tunery.studio.pages.create.overlap import overlap
 from tunery.studio.pages.create.wizard import Wizard
 from tunery.studio.texts import t
+from tunery.studio.upload import UploadBox, link_form
 
-WAYS = {"existing": "folder_open", "link": "link"}
+WAYS = {"existing": "folder_open", "upload": "upload_file", "link": "link"}
 
 
 class Role(NamedTuple):
@@ -37,6 +35,10 @@ class Role(NamedTuple):
 
     async def choose(self, file_id: str) -> None:
         await self.wizard.choose(**{self.name: file_id})
+
+    async def use(self, file: File) -> None:
+        """A new file is chosen at once, while it is still being fetched and checked."""
+        await self.choose(file.id)
 
 
 async def build_training(wizard: Wizard) -> None:
@@ -61,8 +63,10 @@ async def _build(role: Role) -> None:
             choice = file_list.Choice(lambda: role.formats, lambda: role.file, role.choose)
             listed = await file_list.build(role.wizard.visitor, choice)
             role.wizard.on_change(listed.show)
-        with ui.tab_panel("link").classes("p-0 pt-3"):
-            _link(role)
+        with ui.tab_panel("upload").classes("p-0 pt-3"):
+            UploadBox(role.wizard.visitor, role.use)
+        with ui.tab_panel("link").classes("p-0 pt-3 flex flex-col gap-3"):
+            link_form(role.wizard.visitor, role.use)
 
 
 def _chosen(role: Role) -> None:
@@ -98,30 +102,3 @@ def _file(role: Role, file: File) -> None:
             ui.label(file.status_details).classes("quiet text-sm break-words whitespace-pre-line")
         if file.findings:
             file_parts.findings_link(file)
-
-
-def _link(role: Role) -> None:
-    """A name and an address, as in Azure's wizard. It may carry a signature: it goes to the API alone."""
-    visitor = role.wizard.visitor
-    ui.label(t("create.link_about")).classes("quiet max-w-prose")
-    name = ui.input(t("create.link_name")).props("outlined autocomplete=off").classes("w-full max-w-2xl")
-    location = ui.input(t("create.link_location")).props("outlined autocomplete=off").classes("w-full max-w-2xl")
-    location.props["hint"] = t("create.link_hint")
-    fields = {"filename": name, "content_url": location}
-
-    async def fetch() -> None:
-        for field in fields.values():
-            field.error = None
-        wanted = NewImport(purpose=TRAINING, filename=name.value or "", content_url=(location.value or "").strip())
-        try:
-            file = await visitor.do("POST /files/import", visitor.rooms.imports.create, visitor.account.id, wanted)
-        except TuneryError as error:
-            if error.param not in fields:
-                raise
-            fields[error.param].error = error.message
-            return
-        name.set_value("")
-        location.set_value("")
-        await role.choose(file.id)
-
-    parts.action(t("create.link_fetch"), "POST /files/import", fetch, visitor=visitor, look="primary", icon="download")
