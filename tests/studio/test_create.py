@@ -180,6 +180,7 @@ def test_a_reload_and_the_way_back_lose_nothing(studio: StudioService, page: Pag
     page.reload()
     expect(page.get_by_label("Epochs")).to_have_value("5")
     next_step(page, "Review")
+    expect(page).to_have_url(re.compile("key="))
     said = choices(page)
     page.reload()
     assert choices(page) == said
