@@ -91,7 +91,8 @@ class _Listing:
         await self.refresh()
 
     def _read_count(self) -> int:
-        return self._visitor.rooms.files.count(self._visitor.account.id, search=self._search)
+        files = self._visitor.rooms.files
+        return files.count(self._visitor.account.id, search=self._search)
 
     def _read(self) -> tuple[list[File], bool]:
         files = self._visitor.rooms.files
