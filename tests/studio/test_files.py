@@ -139,6 +139,8 @@ def test_a_file_s_page_shows_tokens_trained_text_and_lines_of_another_file(studi
     expect(page.get_by_role("img", name="Lengths of the examples")).to_be_visible(timeout=SLOW)
     example = page.get_by_role("article").filter(has=page.get_by_role("heading", name="Line 1", exact=True))
     expect(example.locator(".tunery-text.tunery-trained")).to_have_text("a", timeout=SLOW)
+    page.get_by_role("switch", name="As the model reads them").click()
+    expect(example.locator(".tunery-text > .tunery-trained").first).to_contain_text("a", timeout=SLOW)
     page.get_by_role("button", name="Further rows").click()
     expect(page.get_by_role("heading", name="Line 6", exact=True)).to_be_visible(timeout=SLOW)
     page.get_by_label("Other file").click()

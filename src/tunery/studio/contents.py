@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from nicegui import ui
+from nicegui.events import ValueChangeEventArguments
 
 from tunery.examples import Pairs, seen
 from tunery.files import TRAINING
@@ -55,8 +56,8 @@ class _Choice:
     async def _choose(self) -> None:
         await self._load()
 
-    def _turn_look(self) -> None:
-        self._as_read = not self._as_read
+    def _turn_look(self, event: ValueChangeEventArguments[bool | None]) -> None:
+        self._as_read = bool(event.value)
         self._draw_examples()
 
     async def _load(self) -> None:
