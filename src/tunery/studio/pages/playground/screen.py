@@ -23,8 +23,8 @@ class Answering(NamedTuple):
 
 def answering(rooms: Services, account_id: int) -> list[Answering]:
     """Those that would be served now."""
-    found = []
-    for deployment in rooms.deployments.all(account_id):
+    found, deployments = [], rooms.deployments
+    for deployment in deployments.all(account_id):
         base = rooms.catalog.base(deployment.base)
         if deployment.state == DeploymentState.SUCCEEDED and not deployment.paused and base is not None:
             found.append(Answering(deployment.name, deployment.model, base.kinds))
@@ -33,7 +33,8 @@ def answering(rooms: Services, account_id: int) -> list[Answering]:
 
 def undeployed(rooms: Services, account_id: int) -> list[str]:
     """The newest models and checkpoints of the account that have no deployment."""
-    deployed = {deployment.model for deployment in rooms.deployments.all(account_id)}
+    deployments = rooms.deployments
+    deployed = {deployment.model for deployment in deployments.all(account_id)}
     starts = rooms.catalog.starts(account_id)
     return [start.name for start in starts if start.name not in (*deployed, start.base)][:MOST_OFFERED]
 
