@@ -14,7 +14,7 @@ from tunery.models.loader import load
 from tunery.models.lora import Lora
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving.engine import Engine
-from tunery.serving.packed import linear_for
+from tunery.serving.compiled import linear_for
 
 BUNDLED = Path("~/.cache/tunery/models/smollm2-135m-instruct").expanduser()
 

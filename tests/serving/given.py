@@ -43,14 +43,19 @@ def base_in(folder: Path, **changes: Any) -> BaseModel:
     )
 
 
-def write_adapter(folder: Path, config: DecoderConfig, *, seed: int, rank: int = 4, strength: float = 0.3) -> Adapter:
+def new_adapter(config: DecoderConfig, *, seed: int, rank: int, strength: float = 0.3) -> Lora:
     """A LoRA whose B isn't zero: it changes what the base says."""
     adapter = Lora.fresh(config, rank=rank, alpha=2.0 * rank, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for stack in adapter.b.values():
         for tensor in stack:
             tensor.copy_(strength * torch.randn(tensor.shape, generator=generator))
-    adapter.save(folder, "tiny")
+    return adapter
+
+
+def write_adapter(folder: Path, config: DecoderConfig, *, seed: int, rank: int = 4, strength: float = 0.3) -> Adapter:
+    """`new_adapter` in a folder."""
+    new_adapter(config, seed=seed, rank=rank, strength=strength).save(folder, "tiny")
     return Adapter(digest=lora.digest(folder), directory=str(folder))
 
 

@@ -231,7 +231,7 @@ class Decoder:
         recompute: bool = False,
     ) -> Tensor:
         """See `Model.hidden`; before the last norm."""
-        cos, sin = self._rotary(positions)
+        cos, sin = self.rotary(positions)
         x = self.embedding[token_ids]
         for index in range(len(self.layers)):
             wanted = rows if index == len(self.layers) - 1 else None
@@ -245,7 +245,8 @@ class Decoder:
         """See `Model.logits`."""
         return self.head(self._operations.rms_norm(hidden, self.final_norm, self.config.rms_norm_eps))
 
-    def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [T, 1, head_dim / 2] of positions [T]."""
         angles = torch.outer(positions.to(torch.float32), self._inverse_frequencies)
         return angles.cos().to(self.dtype).unsqueeze(1), angles.sin().to(self.dtype).unsqueeze(1)
 

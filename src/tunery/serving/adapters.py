@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tunery.errors import EngineUnavailable
@@ -40,13 +41,10 @@ class ServedAdapter:
             for group, members in groups.items()
         }
         """[rank, out] of each member, scale included; their numbers lie one after another in memory"""
-        self.matrices = {
-            group: np.array(
-                [[self.down[group][i].data_ptr(), self.up[group][i][0].data_ptr(), self.rank] for i in blocks]
-            )
-            for group in groups
-        }
-        """[blocks, 3]: where down and the first up lie, and the rank; see kernels.add_low_rank."""
+        self.matrices = np.array(
+            [[(self.down[g][i].data_ptr(), self.up[g][i][0].data_ptr(), self.rank) for g in groups] for i in blocks]
+        )
+        """[blocks, groups, 3]: where down and the first up lie, and the rank; see kernels.add_low_rank."""
 
     @property
     def nbytes(self) -> int:
@@ -69,28 +67,40 @@ class BatchLora:
     ) -> None:
         """`spans` are (adapter, first row, row after the last); rows in no span are the base's."""
         self._kernels = kernels
+        self._spans = spans  # whose memory `matrices` points into
+        self.rows = np.full(max((end for _, _, end in spans), default=0), -1)
+        """[T]: each row's place in `matrices`, -1 where it has no adapter; the base's last rows are left out."""
+        self.matrices = np.stack([adapter.matrices for adapter, _, _ in spans], axis=2)
+        """[blocks, groups, A, 3]"""
+        for place, (_, start, end) in enumerate(spans):
+            self.rows[start:end] = place
         longest = LONGEST_SHORT_SPAN if kernels else 0
         self._long = [span for span in spans if span[2] - span[1] > longest]
-        self._short = short = [span for span in spans if span[2] - span[1] <= longest]
-        self._rows = np.full(max((end for _, _, end in spans), default=0), -1)
-        for place, (_, start, end) in enumerate(short):
-            self._rows[start:end] = place
-        self._matrices, self._members = {}, {}
-        for group, members in layout.groups.items() if short else ():
-            self._matrices[group] = np.stack([adapter.matrices[group] for adapter, _, _ in short], axis=1)
-            self._members[group] = np.array([layout.features[member][1] for member in members])
+        self._short = self.rows.copy()
+        """[T]: `rows` without the long spans'."""
+        for _, start, end in self._long:
+            self._short[start:end] = -1
+        self.members = members_of(layout)
+        self._groups = {group: place for place, group in enumerate(layout.groups)}
 
     def add(self, block: int, group: str, x: Tensor, y: Tensor) -> Tensor:
         """In place: y is the base's fresh output."""
-        if self._short and self._kernels:
-            rows, matrices = self._rows[: len(x)], self._matrices[group][block]
-            self._kernels.add_low_rank(x, y, rows, matrices, self._members[group])
+        if self._kernels and len(self._long) < len(self._spans):
+            place = self._groups[group]
+            self._kernels.add_low_rank(x, y, self._short[: len(x)], self.matrices[block, place], self.members[place])
         for adapter, start, end in self._long:
             low, ups = x[start:end] @ adapter.down[group][block], adapter.up[group][block]
             parts = torch.split(y[start:end], [up.shape[1] for up in ups], dim=-1)
             for part, narrow, up in zip(parts, torch.split(low, adapter.rank, dim=-1), ups, strict=True):
                 part.addmm_(narrow, up)
         return y
+
+
+def members_of(layout: Layout) -> NDArray[np.int64]:
+    """[groups, M]: numbers of outputs of each group's members, 0 where it has fewer than the largest."""
+    sizes = [[layout.features[member][1] for member in members] for members in layout.groups.values()]
+    most = max(map(len, sizes))
+    return np.array([outputs + [0] * (most - len(outputs)) for outputs in sizes])
 
 
 class Kept(Protocol):

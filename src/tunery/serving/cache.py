@@ -34,7 +34,8 @@ class KVCache:
         self.device = device
         # One block more than is handed out: block 0 stays zero and pads the shorter rows of a batch.
         room = (self.num_blocks + 1, BLOCK_SIZE, config.num_key_value_heads, config.head_dim)
-        self._pool = torch.zeros(config.num_hidden_layers, 2, *room, device=device, dtype=dtype)
+        self.pool = torch.zeros(config.num_hidden_layers, 2, *room, device=device, dtype=dtype)
+        """Keys and values of each layer: [L, 2, blocks, BLOCK_SIZE, Hkv, D]."""
         self._free = list(range(self.num_blocks, 0, -1))
         self._holders = [0] * (self.num_blocks + 1)
         self._prefixes = PrefixTree()
@@ -104,7 +105,7 @@ class KVCache:
         grown = self._take(self.blocks_for(table.length + tokens) - len(table.blocks))
         if grown:
             # Left-overs of another sequence are masked, but 0 * inf is NaN: they must not be there at all.
-            self._pool[:, :, grown] = 0
+            self.pool[:, :, grown] = 0
         table.blocks += grown
         table.length += tokens
 
@@ -128,7 +129,7 @@ class KVCache:
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Stores k and v [T, Hkv, D] at slots[T]."""
-        keys, values = self._pool[layer].flatten(1, 2)
+        keys, values = self.pool[layer].flatten(1, 2)
         if self.kernels:
             self.kernels.write(slots.numpy(), k, v, keys, values)
         else:
@@ -137,7 +138,7 @@ class KVCache:
 
     def layer(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of all blocks, each [blocks, BLOCK_SIZE, Hkv, D]."""
-        keys, values = self._pool[layer]
+        keys, values = self.pool[layer]
         return keys, values
 
     def read(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +146,7 @@ class KVCache:
         rows, width = blocks.shape
         keys, values = (
             side.index_select(0, blocks.flatten()).view(rows, width * BLOCK_SIZE, *side.shape[2:]).transpose(1, 2)
-            for side in self._pool[layer]
+            for side in self.pool[layer]
         )
         return keys, values
 
@@ -168,7 +169,7 @@ class KVCache:
     def _copy_last(self, table: BlockTable) -> None:
         shared = table.blocks[-1]
         (own,) = self._take(1)
-        self._pool[:, :, own] = self._pool[:, :, shared]
+        self.pool[:, :, own] = self.pool[:, :, shared]
         table.blocks[-1] = own
         self._let_go(shared)
 

@@ -1,11 +1,16 @@
-"""Which compiled loops there are for a device. Knows no model."""
+"""Which compiled loops there are for a device and a model."""
 
 import importlib.util
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 
-from tunery.models.decoder import Operations
+from tunery.models.decoder import Decoder, DenseLinear, Model, Operations
+from tunery.models.loader import MakeLinear
+
+if TYPE_CHECKING:
+    from tunery.serving.blocks import CompiledBlocks
 
 
 def kernels_for(device: torch.device | str, dtype: torch.dtype) -> ModuleType | None:
@@ -15,6 +20,25 @@ def kernels_for(device: torch.device | str, dtype: torch.dtype) -> ModuleType | 
     from tunery.serving import kernels  # noqa: PLC0415 (without numba there is no such module)
 
     return kernels
+
+
+def linear_for(device: torch.device | str) -> MakeLinear:
+    """The fastest kind of linear layer for float32."""
+    if kernels_for(device, torch.float32) is None:
+        return DenseLinear
+    from tunery.serving.products import PanelLinear  # noqa: PLC0415
+
+    return PanelLinear
+
+
+def blocks_for(model: Model) -> "CompiledBlocks | None":
+    """All blocks as one call, where the model is our own decoder with the layers of `linear_for`."""
+    if kernels_for(model.device, model.dtype) is None or not isinstance(model, Decoder):
+        return None
+    from tunery.serving.blocks import CompiledBlocks  # noqa: PLC0415
+    from tunery.serving.products import PanelLinear  # noqa: PLC0415
+
+    return CompiledBlocks(model) if isinstance(model.head, PanelLinear) else None
 
 
 def operations_for(device: torch.device | str) -> Operations:

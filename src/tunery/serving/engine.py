@@ -16,16 +16,15 @@ from tunery.messages import BaseModel, Generate, Mount, Mounted, Piece, Started,
 from tunery.models import loader
 from tunery.models.decoder import Model
 from tunery.models.tokenizer import Tokenizer
-from tunery.serving import runner
 from tunery.serving.adapters import AdapterStore, served
 from tunery.serving.arrivals import Arrivals
 from tunery.serving.backlog import Backlog
 from tunery.serving.cache import KVCache
 from tunery.serving.choice import Choice
-from tunery.serving.compiled import kernels_for, operations_for
-from tunery.serving.packed import linear_for
+from tunery.serving.compiled import kernels_for, linear_for, operations_for
 from tunery.serving.proof import prove
 from tunery.serving.request import Deliver, Prompt, Request, guarded
+from tunery.serving.runner import Runner, Span
 from tunery.serving.sampler import score
 from tunery.serving.scheduler import Chunk, Scheduler, Sequence
 
@@ -67,7 +66,7 @@ class Engine:
 
     def __init__(self, base: BaseModel, decoder: Model, tokenizer: Tokenizer, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
-        self._decoder = decoder
+        self._runner = Runner(decoder)
         self._tokenizer = tokenizer
         config = decoder.config
         self._vocab_size = min(config.vocab_size, tokenizer.vocab_size)
@@ -178,13 +177,13 @@ class Engine:
 
     def _run(self, chunks: list[Chunk]) -> list[Tensor]:
         """The logits [rows, V] that decide something: each chunk's last, or all of a prompt that is scored."""
-        logits = runner.run(self._decoder, self._cache, [self._span(chunk) for chunk in chunks])
+        logits = self._runner.run(self._cache, [self._span(chunk) for chunk in chunks])
         return [rows[:, : self._vocab_size] for rows in logits]
 
-    def _span(self, chunk: Chunk) -> runner.Span:
+    def _span(self, chunk: Chunk) -> Span:
         sequence, part = chunk.sequence, self._parts[chunk.sequence]
         scores_prompt = part.choice is None and part.request.scores_prompts
-        return runner.Span(
+        return Span(
             tokens=sequence.tokens[chunk.start : chunk.start + chunk.count],
             table=sequence.table,
             adapter=self._adapters.get(sequence.adapter) if sequence.adapter else None,
@@ -247,7 +246,7 @@ class Engine:
         for mount, deliver in [one for one in self._mounts if self._adapters.ready(one[0].adapter)]:
             self._mounts.remove((mount, deliver))
             with self._guarded(mount.id, deliver):
-                prove(self._decoder, self._adapters.get(mount.adapter), mount.adapter.directory)
+                prove(self._runner, self._adapters.get(mount.adapter), mount.adapter.directory)
                 deliver(Mounted(id=mount.id))
 
     def _drop(self, sequence: Sequence) -> None:

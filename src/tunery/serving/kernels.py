@@ -8,15 +8,16 @@ a user's machine needs no compiler. Sums may be taken in another order (`MATH`),
 import numba
 import numpy as np
 import torch
-from numba import carray, float32, int64, prange, types, void
-from numba.core import cgutils
+from llvmlite import ir
+from numba import carray, float32, int32, int64, prange, void
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tunery.serving.products import FLOAT_BYTES, floats_at
+
 MATH = {"reassoc", "contract", "arcp", "nsz"}
 Places = NDArray[np.int64]
-FLOAT_BYTES = 4
 FEW_TOKENS, FEW_ROWS = 256, 2
 """Up to here it takes longer to wake another thread than to do its part."""
 LOWEST = np.float32(-3.4e38)
@@ -53,8 +54,7 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, tables: Places, lengths: Pla
     tables[B, N] holds the blocks of each sequence, lengths[B] its tokens; each sees the last `window` of them.
     """
     out = torch.empty(q.shape)
-    run = _attend_together if int(lengths.sum()) > FEW_TOKENS else _attend
-    run(q.numpy(), keys.numpy(), values.numpy(), tables, lengths, window, out.numpy())
+    attend_rows(q.numpy(), keys.numpy(), values.numpy(), tables, lengths, window, out.numpy())
     return out
 
 
@@ -62,32 +62,52 @@ def add_low_rank(x: Tensor, y: Tensor, rows: Places, matrices: Places, members: 
     """Adds each row's own adapter of a group of linear layers to y[T, out] in place; x[T, in].
 
     rows[T] is the adapter's place in matrices[A, 3], or -1: where its down [in, M * rank] and its members' ups
-    [rank, out] one after another lie in memory, and its rank. members[M] are their numbers of outputs.
+    [rank, out] one after another lie in memory, and its rank. members[M] are their numbers of outputs; 0 is no member.
     """
-    run = _add_low_rank_together if len(rows) > FEW_ROWS else _add_low_rank
-    run(x.contiguous().numpy(), y.numpy(), rows, matrices, members)
+    _add_low_rank(x.contiguous().numpy(), y.numpy(), rows, matrices, members)
 
 
 @intrinsic
-def _floats_at(_context, address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """A pointer to the float32 numbers at an address."""
+def _power_of_two(_context, exponent):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The float32 2 ** exponent, -126 to 127."""
 
     def generate(_target, builder, _signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-        return builder.inttoptr(arguments[0], cgutils.ir.FloatType().as_pointer())
+        int32_type = ir.IntType(32)
+        biased = builder.add(arguments[0], int32_type(127))
+        return builder.bitcast(builder.shl(biased, int32_type(23)), ir.FloatType())
 
-    return types.CPointer(float32)(address), generate
+    return float32(int32), generate
 
 
-@numba.njit(void(float32[:, ::1], float32[::1], float32, float32[:, ::1]), cache=True, nogil=True, fastmath=MATH)
+@numba.njit(float32(float32), cache=True, nogil=True, fastmath={"contract"})
+def exp(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Within 2 units of the last place, in vectors: the C library's is called number by number (Cephes' expf).
+
+    Beyond -87 and 88 it stays where it is there; what is no number stays none.
+    """
+    near = min(max(x, float32(-87)), float32(88))
+    whole = np.floor(near * float32(1.44269504) + float32(0.5))
+    rest = near - whole * float32(0.693359375) + whole * float32(2.12194440e-4)
+    high = (float32(1.9875691500e-4) * rest + float32(1.3981999507e-3)) * rest + float32(8.3334519073e-3)
+    low = ((high * rest + float32(4.1665795894e-2)) * rest + float32(1.6666665459e-1)) * rest + float32(0.5)
+    found = (low * rest * rest + rest + float32(1)) * _power_of_two(int32(whole))
+    return found if x == x else x  # noqa: PLR0124
+
+
+@numba.njit(void(float32[::1], float32[::1], float32, float32[::1]), cache=True, nogil=True, fastmath=MATH)
+def norm_row(x, weight, eps, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    total = float32(0)
+    for i in range(len(x)):
+        total += x[i] * x[i]
+    inverse = float32(1) / np.sqrt(total / float32(len(x)) + eps)
+    for i in range(len(x)):
+        out[i] = weight[i] * (x[i] * inverse)
+
+
+@numba.njit(void(float32[:, ::1], float32[::1], float32, float32[:, ::1]), cache=True, nogil=True)
 def _rms_norm(x, weight, eps, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    rows, width = x.shape
-    for row in range(rows):
-        total = float32(0)
-        for i in range(width):
-            total += x[row, i] * x[row, i]
-        inverse = float32(1) / np.sqrt(total / float32(width) + eps)
-        for i in range(width):
-            out[row, i] = weight[i] * (x[row, i] * inverse)
+    for row in range(len(x)):
+        norm_row(x[row], weight, eps, out[row])
 
 
 @numba.njit(
@@ -119,6 +139,20 @@ def _write(slots, k, v, keys, values):  # type: ignore[no-untyped-def]  # noqa: 
                 values[slots[row], head, i] = v[row, head, i]
 
 
+@numba.njit(void(float32[::1], float32), cache=True, nogil=True, fastmath=MATH)
+def _softmax(scores, scale):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Of scale * scores, in place."""
+    highest = LOWEST
+    for i in range(len(scores)):
+        highest = max(highest, scores[i] * scale)
+    total = float32(0)
+    for i in range(len(scores)):
+        scores[i] = exp(scores[i] * scale - highest)
+        total += scores[i]
+    for i in range(len(scores)):
+        scores[i] /= total
+
+
 ATTEND = (
     float32[:, :, :], float32[:, :, :, ::1], float32[:, :, :, ::1], int64[:, ::1], int64[::1], int64,
     float32[:, :, ::1],
@@ -127,49 +161,47 @@ ATTEND = (
 
 @numba.njit(void(int64, *ATTEND), cache=True, nogil=True, fastmath=MATH)
 def _attend_head(head, q, keys, values, tables, lengths, window, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Of all sequences' key heads one; the query heads that share it come one after another."""
+    """Of all sequences' key heads one, for the query heads that share it; these come one after another."""
     _, heads, dim = q.shape
     _, block_size, kv_heads, _ = keys.shape
     shared = heads // kv_heads
-    scale = float32(1) / np.sqrt(float32(dim))
     row, kv_head = head // kv_heads, head % kv_heads
-    end = lengths[row]
-    begin = max(0, end - window)
-    scores = np.empty(end - begin, dtype=np.float32)
-    asked, mixed = np.empty(dim, dtype=np.float32), np.empty(dim, dtype=np.float32)
-    for asking in range(kv_head * shared, (kv_head + 1) * shared):
-        for i in range(dim):
-            asked[i] = q[row, asking, i] * scale
-            mixed[i] = float32(0)
-        highest = LOWEST
-        for place in range(begin, end):
-            key = keys[tables[row, place // block_size], place % block_size, kv_head]
+    begin, end = max(0, lengths[row] - window), lengths[row]
+    asked = q[row, kv_head * shared : (kv_head + 1) * shared]
+    mixed = out[row, kv_head * shared : (kv_head + 1) * shared]
+    weights = np.empty((shared, end - begin), dtype=np.float32)
+    for place in range(begin, end):
+        key = keys[tables[row, place // block_size], place % block_size, kv_head]
+        for one in range(shared):
             score = float32(0)
             for i in range(dim):
-                score += asked[i] * key[i]
-            scores[place - begin] = score
-            highest = max(highest, score)
-        total = float32(0)
-        for place in range(begin, end):
-            weight = np.exp(scores[place - begin] - highest)
-            total += weight
-            value = values[tables[row, place // block_size], place % block_size, kv_head]
-            for i in range(dim):
-                mixed[i] += weight * value[i]
+                score += asked[one, i] * key[i]
+            weights[one, place - begin] = score
+    for one in range(shared):
+        _softmax(weights[one], float32(1) / np.sqrt(float32(dim)))
         for i in range(dim):
-            out[row, asking, i] = mixed[i] / total
-
-
-@numba.njit(void(*ATTEND), cache=True, nogil=True)
-def _attend(q, keys, values, tables, lengths, window, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    for head in range(len(q) * keys.shape[2]):
-        _attend_head(head, q, keys, values, tables, lengths, window, out)
+            mixed[one, i] = float32(0)
+    for place in range(begin, end):
+        value = values[tables[row, place // block_size], place % block_size, kv_head]
+        for one in range(shared):
+            weight = weights[one, place - begin]
+            for i in range(dim):
+                mixed[one, i] += weight * value[i]
 
 
 @numba.njit(void(*ATTEND), cache=True, nogil=True, parallel=True)
 def _attend_together(q, keys, values, tables, lengths, window, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for head in prange(len(q) * keys.shape[2]):
         _attend_head(head, q, keys, values, tables, lengths, window, out)
+
+
+@numba.njit(void(*ATTEND), cache=True, nogil=True)
+def attend_rows(q, keys, values, tables, lengths, window, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    if lengths.sum() > FEW_TOKENS:
+        _attend_together(q, keys, values, tables, lengths, window, out)
+    else:
+        for head in range(len(q) * keys.shape[2]):
+            _attend_head(head, q, keys, values, tables, lengths, window, out)
 
 
 @numba.njit(float32[::1](float32[::1], float32[:, ::1]), cache=True, nogil=True, fastmath=MATH)
@@ -206,27 +238,31 @@ ADD_LOW_RANK = (float32[:, ::1], float32[:, ::1], int64[::1], int64[:, ::1], int
 
 
 @numba.njit(void(int64, *ADD_LOW_RANK), cache=True, nogil=True)
-def _add_to_row(row, x, y, rows, matrices, members):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def add_to_row(row, x, y, rows, matrices, members):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     if rows[row] < 0:
         return
     address, rank = matrices[rows[row], 1], matrices[rows[row], 2]
-    low = _narrow(x[row], carray(_floats_at(matrices[rows[row], 0]), (x.shape[1], len(members) * rank)))
+    count = (members > 0).sum()
+    low = _narrow(x[row], carray(floats_at(matrices[rows[row], 0]), (x.shape[1], count * rank)))
     start = 0
-    for member in range(len(members)):
+    for member in range(count):
         outputs = members[member]
-        up = carray(_floats_at(address), (rank, outputs))
+        up = carray(floats_at(address), (rank, outputs))
         _widen(low[member * rank : (member + 1) * rank], up, y[row, start : start + outputs])
         address += rank * outputs * FLOAT_BYTES
         start += outputs
 
 
-@numba.njit(void(*ADD_LOW_RANK), cache=True, nogil=True)
-def _add_low_rank(x, y, rows, matrices, members):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    for row in range(len(rows)):
-        _add_to_row(row, x, y, rows, matrices, members)
-
-
 @numba.njit(void(*ADD_LOW_RANK), cache=True, nogil=True, parallel=True)
 def _add_low_rank_together(x, y, rows, matrices, members):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for row in prange(len(rows)):
-        _add_to_row(row, x, y, rows, matrices, members)
+        add_to_row(row, x, y, rows, matrices, members)
+
+
+@numba.njit(void(*ADD_LOW_RANK), cache=True, nogil=True)
+def _add_low_rank(x, y, rows, matrices, members):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    if len(rows) > FEW_ROWS:
+        _add_low_rank_together(x, y, rows, matrices, members)
+    else:
+        for row in range(len(rows)):
+            add_to_row(row, x, y, rows, matrices, members)

@@ -5,27 +5,26 @@ import math
 from torch import Tensor
 
 from tunery.errors import EngineUnavailable, InvalidRequest
-from tunery.models.decoder import Model
 from tunery.models.probe import TOLERANCE, Probe
-from tunery.serving import runner
 from tunery.serving.adapters import ServedAdapter
 from tunery.serving.cache import BlockTable, KVCache
 from tunery.serving.prefix import BLOCK_SIZE
+from tunery.serving.runner import Runner, Span
 
 LONGEST = 4096
 """Tokens of a probe."""
 
 
-def prove(decoder: Model, adapter: ServedAdapter, directory: str) -> None:
+def prove(runner: Runner, adapter: ServedAdapter, directory: str) -> None:
     """Runs the adapter's probe through the code that serves; without one, only sees that the output is finite.
 
     Raises EngineUnavailable with the difference, InvalidRequest for a probe that isn't one of this base.
     """
-    probe = read(directory, decoder.config.vocab_size)
+    probe = read(directory, runner.decoder.config.vocab_size)
     if probe is None:
-        _logits(decoder, adapter, [0])
+        _logits(runner, adapter, [0])
     else:
-        judge(probe.largest_difference(dict(enumerate(_logits(decoder, adapter, probe.token_ids)))), TOLERANCE)
+        judge(probe.largest_difference(dict(enumerate(_logits(runner, adapter, probe.token_ids)))), TOLERANCE)
 
 
 def read(directory: str, vocab_size: int) -> Probe | None:
@@ -58,13 +57,14 @@ def _check(probe: Probe, vocab_size: int) -> None:
         raise InvalidRequest("The adapter's probe isn't one of this base.")
 
 
-def _logits(decoder: Model, adapter: ServedAdapter, tokens: list[int]) -> Tensor:
+def _logits(runner: Runner, adapter: ServedAdapter, tokens: list[int]) -> Tensor:
     # A cache of its own: that of the running sequences may be full.
+    decoder = runner.decoder
     cache = KVCache(decoder.config, len(tokens) + BLOCK_SIZE, device=decoder.device, dtype=decoder.dtype)
     table = BlockTable()
     cache.extend(table, len(tokens))
-    span = runner.Span(tokens=tokens, table=table, adapter=adapter, wanted=len(tokens))
-    (logits,) = runner.run(decoder, cache, [span])
+    span = Span(tokens=tokens, table=table, adapter=adapter, wanted=len(tokens))
+    (logits,) = runner.run(cache, [span])
     if not logits.isfinite().all():
         raise EngineUnavailable("The adapter's output isn't finite.")
     return logits

@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from tunery.models.decoder import Model
-from tunery.models.layout import Layout
-from tunery.serving.adapters import BatchLora, ServedAdapter
+from tunery.serving.adapters import LONGEST_SHORT_SPAN, BatchLora, ServedAdapter
 from tunery.serving.cache import BatchAttention, BlockTable, KVCache
+from tunery.serving.compiled import blocks_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,20 +28,45 @@ class Span:
         return self.table.length - len(self.tokens)
 
 
-def run(decoder: Model, cache: KVCache, spans: Sequence[Span]) -> list[Tensor]:
-    """Fills the cache and returns the wanted logits [wanted, V] of each span. Spans of one adapter come together."""
-    if not spans:
-        return []
-    tokens = [token for span in spans for token in span.tokens]
-    positions = [place for span in spans for place in range(span.start, span.table.length)]
-    hidden = decoder.hidden(
-        torch.tensor(tokens, device=decoder.device),
-        torch.tensor(positions, device=decoder.device),
-        BatchAttention(cache, [(span.table, len(span.tokens)) for span in spans]),
-        _lora(decoder.config.layout, cache.kernels, spans),
-    )
-    logits = decoder.logits(hidden[_wanted_rows(spans)])
-    return list(torch.split(logits, [span.wanted for span in spans]))
+class Runner:
+    """Of one decoder; steps of few rows are one compiled call where there is one."""
+
+    def __init__(self, decoder: Model) -> None:
+        self.decoder = decoder
+        self._blocks = blocks_for(decoder)
+
+    def run(self, cache: KVCache, spans: Sequence[Span]) -> list[Tensor]:
+        """Fills the cache and returns the wanted logits [wanted, V] of each span. Spans of one adapter come together."""
+        if not spans:
+            return []
+        device = self.decoder.device
+        tokens = torch.tensor([token for span in spans for token in span.tokens], device=device)
+        places = [place for span in spans for place in range(span.start, span.table.length)]
+        chunks = [(span.table, len(span.tokens)) for span in spans]
+        hidden = self._hidden(tokens, torch.tensor(places, device=device), cache, chunks, self._lora(cache, spans))
+        logits = self.decoder.logits(hidden[_wanted_rows(spans)])
+        return list(torch.split(logits, [span.wanted for span in spans]))
+
+    def _hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        cache: KVCache,
+        chunks: list[tuple[BlockTable, int]],
+        lora: BatchLora | None,
+    ) -> Tensor:
+        if self._blocks and max(count for _, count in chunks) <= LONGEST_SHORT_SPAN:
+            return self._blocks.hidden(tokens, positions, cache, chunks, lora)
+        return self.decoder.hidden(tokens, positions, BatchAttention(cache, chunks), lora)
+
+    def _lora(self, cache: KVCache, spans: Sequence[Span]) -> BatchLora | None:
+        terms, row = [], 0
+        for adapter, members in groupby(spans, key=lambda span: span.adapter):
+            end = row + sum(len(span.tokens) for span in members)
+            if adapter:
+                terms.append((adapter, row, end))
+            row = end
+        return BatchLora(self.decoder.config.layout, terms, cache.kernels) if terms else None
 
 
 def _wanted_rows(spans: Sequence[Span]) -> list[int]:
@@ -52,13 +76,3 @@ def _wanted_rows(spans: Sequence[Span]) -> list[int]:
         end += len(span.tokens)
         rows += range(end - span.wanted, end)
     return rows
-
-
-def _lora(layout: Layout, kernels: ModuleType | None, spans: Sequence[Span]) -> BatchLora | None:
-    terms, row = [], 0
-    for adapter, members in groupby(spans, key=lambda span: span.adapter):
-        end = row + sum(len(span.tokens) for span in members)
-        if adapter:
-            terms.append((adapter, row, end))
-        row = end
-    return BatchLora(layout, terms, kernels) if terms else None
