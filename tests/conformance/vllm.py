@@ -26,8 +26,8 @@ from tunery.models.loader import load
 from tunery.models.lora import Lora
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving import commands
-from tunery.serving.engine import Engine
 from tunery.serving.compiled import linear_for
+from tunery.serving.engine import Engine
 from tunery.serving.pool import EnginePool
 
 ROOT = Path(__file__).parent.parent.parent

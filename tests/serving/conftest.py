@@ -13,8 +13,8 @@ from tunery.models.decoder import Decoder
 from tunery.models.loader import load
 from tunery.models.lora import Lora
 from tunery.models.tokenizer import Tokenizer
-from tunery.serving.engine import Engine
 from tunery.serving.compiled import linear_for
+from tunery.serving.engine import Engine
 
 BUNDLED = Path("~/.cache/tunery/models/smollm2-135m-instruct").expanduser()
 

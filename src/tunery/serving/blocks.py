@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -11,6 +10,7 @@ from tunery.models.decoder import GROUPS, Decoder, DecoderConfig, Linear
 from tunery.serving import forward
 from tunery.serving.adapters import BatchLora, members_of
 from tunery.serving.cache import BlockTable, KVCache
+from tunery.serving.kernels import groups_of
 from tunery.serving.products import PanelLinear
 
 
@@ -41,21 +41,21 @@ class CompiledBlocks:
         chunks: Sequence[tuple[BlockTable, int]],
         lora: BatchLora | None,
     ) -> Tensor:
-        """As `Decoder.hidden` with `BatchAttention(cache, chunks)`; every span of `lora` is a short one."""
+        """As `Decoder.hidden` with `BatchAttention(cache, chunks)`."""
         x = self._decoder.embedding[token_ids]
         cos, sin = (side.squeeze(1).numpy() for side in self._decoder.rotary(positions))
-        batch = forward.Batch(cos, sin, *_places(cache, chunks))
+        batch = forward.Batch(cos, sin, *_places(cache, chunks), cache.pool.numpy())
         adapters = self._adapters(len(x), lora)
-        forward.run(x.numpy(), self._blocks, batch, adapters, _room(len(x), self._config), cache.pool.numpy())
+        forward.run(x.numpy(), self._blocks, batch, adapters, _room(len(x), self._config))
         return x
 
     def _adapters(self, rows: int, lora: BatchLora | None) -> forward.Adapters:
         everywhere = np.full(rows, -1)
         if lora is None:
             nothing = np.empty((self._config.num_hidden_layers, len(GROUPS), 0, 3), np.int64)
-            return forward.Adapters(everywhere, nothing, self._members)
+            return forward.Adapters(groups_of(everywhere), everywhere, nothing, self._members)
         everywhere[: len(lora.rows)] = lora.rows
-        return forward.Adapters(everywhere, lora.matrices, lora.members)
+        return forward.Adapters(groups_of(everywhere), everywhere, lora.matrices, lora.members)
 
 
 def _place(linear: Linear) -> NDArray[np.int64]:

@@ -176,9 +176,16 @@ class Engine:
         return sorted((chunk for chunk in chunks if chunk.sequence in self._parts), key=_adapter_digest)
 
     def _run(self, chunks: list[Chunk]) -> list[Tensor]:
-        """The logits [rows, V] that decide something: each chunk's last, or all of a prompt that is scored."""
-        logits = self._runner.run(self._cache, [self._span(chunk) for chunk in chunks])
-        return [rows[:, : self._vocab_size] for rows in logits]
+        """The logits [rows, V] that decide something: each chunk's last, or all of a prompt that is scored.
+
+        A row is NaN as a whole if one number in it is broken.
+        """
+        spans = [self._span(chunk) for chunk in chunks]
+        logits = self._runner.run(self._cache, spans)[:, : self._vocab_size]
+        broken = ~logits.sum(-1).isfinite()  # any number that isn't finite makes the sum so
+        if broken.any():
+            logits[broken] = torch.nan
+        return list(torch.split(logits, [span.wanted for span in spans]))
 
     def _span(self, chunk: Chunk) -> Span:
         sequence, part = chunk.sequence, self._parts[chunk.sequence]
@@ -225,7 +232,7 @@ class Engine:
         part = self._parts[sequence]
         request, choice = part.request, part.choice
         assert choice is not None
-        if not logits.sum().isfinite():  # any number that isn't makes the sum so
+        if logits[0].isnan():
             raise EngineUnavailable("The model's output isn't finite: this adapter and this base don't go together.")
         piece: Piece | None
         if request.generate.max_tokens == 0:

@@ -18,8 +18,10 @@ from tunery.serving.products import FLOAT_BYTES, floats_at
 
 MATH = {"reassoc", "contract", "arcp", "nsz"}
 Places = NDArray[np.int64]
-FEW_TOKENS, FEW_ROWS = 256, 2
+FEW_TOKENS = 256
 """Up to here it takes longer to wake another thread than to do its part."""
+MOST_TOGETHER = 4
+"""Rows that share what is fetched of their adapter."""
 LOWEST = np.float32(-3.4e38)
 
 
@@ -64,14 +66,23 @@ def add_low_rank(x: Tensor, y: Tensor, rows: Places, matrices: Places, members: 
     rows[T] is the adapter's place in matrices[A, 3], or -1: where its down [in, M * rank] and its members' ups
     [rank, out] one after another lie in memory, and its rank. members[M] are their numbers of outputs; 0 is no member.
     """
-    _add_low_rank(x.contiguous().numpy(), y.numpy(), rows, matrices, members)
+    _add_low_rank(groups_of(rows), x.contiguous().numpy(), y.numpy(), rows, matrices, members)
+
+
+def groups_of(rows: Places) -> Places:
+    """Where groups of neighbours with the same adapter begin, `MOST_TOGETHER` at most, and where the last one ends."""
+    starts = [0]
+    for row in range(1, len(rows)):
+        if rows[row] != rows[starts[-1]] or row - starts[-1] == MOST_TOGETHER:
+            starts.append(row)
+    return np.array([*starts, len(rows)])
 
 
 @intrinsic
-def _power_of_two(_context, exponent):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _power_of_two(_context, exponent):
     """The float32 2 ** exponent, -126 to 127."""
 
-    def generate(_target, builder, _signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def generate(_target, builder, _signature, arguments):
         int32_type = ir.IntType(32)
         biased = builder.add(arguments[0], int32_type(127))
         return builder.bitcast(builder.shl(biased, int32_type(23)), ir.FloatType())
@@ -80,7 +91,7 @@ def _power_of_two(_context, exponent):  # type: ignore[no-untyped-def]  # noqa: 
 
 
 @numba.njit(float32(float32), cache=True, nogil=True, fastmath={"contract"})
-def exp(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def exp(x):  # type: ignore[no-untyped-def]
     """Within 2 units of the last place, in vectors: the C library's is called number by number (Cephes' expf).
 
     Beyond -87 and 88 it stays where it is there; what is no number stays none.
@@ -95,7 +106,7 @@ def exp(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 
 @numba.njit(void(float32[::1], float32[::1], float32, float32[::1]), cache=True, nogil=True, fastmath=MATH)
-def norm_row(x, weight, eps, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def norm_row(x, weight, eps, out):  # type: ignore[no-untyped-def]
     total = float32(0)
     for i in range(len(x)):
         total += x[i] * x[i]
@@ -105,7 +116,7 @@ def norm_row(x, weight, eps, out):  # type: ignore[no-untyped-def]  # noqa: ANN0
 
 
 @numba.njit(void(float32[:, ::1], float32[::1], float32, float32[:, ::1]), cache=True, nogil=True)
-def _rms_norm(x, weight, eps, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _rms_norm(x, weight, eps, out):
     for row in range(len(x)):
         norm_row(x[row], weight, eps, out[row])
 
@@ -114,7 +125,7 @@ def _rms_norm(x, weight, eps, out):  # type: ignore[no-untyped-def]  # noqa: ANN
     void(float32[:, :, :], float32[:, :, :], float32[:, :, :], float32[:, :, ::1]),
     cache=True, nogil=True, fastmath=MATH,
 )  # fmt: skip
-def _rotate(x, cos, sin, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _rotate(x, cos, sin, out):
     rows, heads, dim = x.shape
     half = dim // 2
     for row in range(rows):
@@ -130,7 +141,7 @@ def _rotate(x, cos, sin, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, 
     void(int64[::1], float32[:, :, :], float32[:, :, :], float32[:, :, ::1], float32[:, :, ::1]),
     cache=True, nogil=True,
 )  # fmt: skip
-def _write(slots, k, v, keys, values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _write(slots, k, v, keys, values):
     _, heads, dim = k.shape
     for row in range(len(slots)):
         for head in range(heads):
@@ -140,7 +151,7 @@ def _write(slots, k, v, keys, values):  # type: ignore[no-untyped-def]  # noqa: 
 
 
 @numba.njit(void(float32[::1], float32), cache=True, nogil=True, fastmath=MATH)
-def _softmax(scores, scale):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _softmax(scores, scale):
     """Of scale * scores, in place."""
     highest = LOWEST
     for i in range(len(scores)):
@@ -160,7 +171,7 @@ ATTEND = (
 
 
 @numba.njit(void(int64, *ATTEND), cache=True, nogil=True, fastmath=MATH)
-def _attend_head(head, q, keys, values, tables, lengths, window, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _attend_head(head, q, keys, values, tables, lengths, window, out):
     """Of all sequences' key heads one, for the query heads that share it; these come one after another."""
     _, heads, dim = q.shape
     _, block_size, kv_heads, _ = keys.shape
@@ -190,13 +201,13 @@ def _attend_head(head, q, keys, values, tables, lengths, window, out):  # type: 
 
 
 @numba.njit(void(*ATTEND), cache=True, nogil=True, parallel=True)
-def _attend_together(q, keys, values, tables, lengths, window, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _attend_together(q, keys, values, tables, lengths, window, out):
     for head in prange(len(q) * keys.shape[2]):
         _attend_head(head, q, keys, values, tables, lengths, window, out)
 
 
 @numba.njit(void(*ATTEND), cache=True, nogil=True)
-def attend_rows(q, keys, values, tables, lengths, window, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def attend_rows(q, keys, values, tables, lengths, window, out):  # type: ignore[no-untyped-def]
     if lengths.sum() > FEW_TOKENS:
         _attend_together(q, keys, values, tables, lengths, window, out)
     else:
@@ -204,65 +215,59 @@ def attend_rows(q, keys, values, tables, lengths, window, out):  # type: ignore[
             _attend_head(head, q, keys, values, tables, lengths, window, out)
 
 
-@numba.njit(float32[::1](float32[::1], float32[:, ::1]), cache=True, nogil=True, fastmath=MATH)
-def _narrow(x, down):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """x @ down, four rows of it at a time: the sums are fetched and put back that much less often."""
+@numba.njit(void(float32[:, ::1], float32[:, ::1], float32[:, ::1]), cache=True, nogil=True, fastmath=MATH)
+def _narrow(x, down, low):
+    """low += x @ down, four rows of down at a time: they are fetched once, and sums put back that much less often."""
     inputs, width = down.shape
-    low = np.zeros(width, dtype=np.float32)
     whole = inputs - inputs % 4
     for i in range(0, whole, 4):
-        a, b, c, d = x[i], x[i + 1], x[i + 2], x[i + 3]
-        for j in range(width):
-            low[j] += a * down[i, j] + b * down[i + 1, j] + c * down[i + 2, j] + d * down[i + 3, j]
+        for row in range(len(x)):
+            a, b, c, d = x[row, i], x[row, i + 1], x[row, i + 2], x[row, i + 3]
+            for j in range(width):
+                low[row, j] += a * down[i, j] + b * down[i + 1, j] + c * down[i + 2, j] + d * down[i + 3, j]
     for i in range(whole, inputs):
-        for j in range(width):
-            low[j] += x[i] * down[i, j]
-    return low
+        for row in range(len(x)):
+            for j in range(width):
+                low[row, j] += x[row, i] * down[i, j]
 
 
-@numba.njit(void(float32[::1], float32[:, ::1], float32[::1]), cache=True, nogil=True, fastmath=MATH)
-def _widen(low, up, y):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+@numba.njit(void(float32[:, :], float32[:, ::1], float32[:, :]), cache=True, nogil=True, fastmath=MATH)
+def _widen(low, up, y):
     """y += low @ up, likewise."""
     rank, outputs = up.shape
     whole = rank - rank % 4
-    for i in range(0, whole, 4):
-        a, b, c, d = low[i], low[i + 1], low[i + 2], low[i + 3]
-        for j in range(outputs):
-            y[j] += a * up[i, j] + b * up[i + 1, j] + c * up[i + 2, j] + d * up[i + 3, j]
-    for i in range(whole, rank):
-        for j in range(outputs):
-            y[j] += low[i] * up[i, j]
+    for row in range(len(y)):
+        for i in range(0, whole, 4):
+            a, b, c, d = low[row, i], low[row, i + 1], low[row, i + 2], low[row, i + 3]
+            for j in range(outputs):
+                y[row, j] += a * up[i, j] + b * up[i + 1, j] + c * up[i + 2, j] + d * up[i + 3, j]
+        for i in range(whole, rank):
+            for j in range(outputs):
+                y[row, j] += low[row, i] * up[i, j]
 
 
 ADD_LOW_RANK = (float32[:, ::1], float32[:, ::1], int64[::1], int64[:, ::1], int64[::1])
 
 
-@numba.njit(void(int64, *ADD_LOW_RANK), cache=True, nogil=True)
-def add_to_row(row, x, y, rows, matrices, members):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    if rows[row] < 0:
+@numba.njit(void(int64, int64, *ADD_LOW_RANK), cache=True, nogil=True)
+def add_to_rows(start, end, x, y, rows, matrices, members):  # type: ignore[no-untyped-def]
+    """For rows of one adapter that lie one after another; see add_low_rank."""
+    if rows[start] < 0:
         return
-    address, rank = matrices[rows[row], 1], matrices[rows[row], 2]
+    address, rank = matrices[rows[start], 1], matrices[rows[start], 2]
     count = (members > 0).sum()
-    low = _narrow(x[row], carray(floats_at(matrices[rows[row], 0]), (x.shape[1], count * rank)))
-    start = 0
+    low = np.zeros((end - start, count * rank), dtype=np.float32)
+    _narrow(x[start:end], carray(floats_at(matrices[rows[start], 0]), (x.shape[1], count * rank)), low)
+    first = 0
     for member in range(count):
         outputs = members[member]
         up = carray(floats_at(address), (rank, outputs))
-        _widen(low[member * rank : (member + 1) * rank], up, y[row, start : start + outputs])
+        _widen(low[:, member * rank : (member + 1) * rank], up, y[start:end, first : first + outputs])
         address += rank * outputs * FLOAT_BYTES
-        start += outputs
+        first += outputs
 
 
-@numba.njit(void(*ADD_LOW_RANK), cache=True, nogil=True, parallel=True)
-def _add_low_rank_together(x, y, rows, matrices, members):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    for row in prange(len(rows)):
-        add_to_row(row, x, y, rows, matrices, members)
-
-
-@numba.njit(void(*ADD_LOW_RANK), cache=True, nogil=True)
-def _add_low_rank(x, y, rows, matrices, members):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    if len(rows) > FEW_ROWS:
-        _add_low_rank_together(x, y, rows, matrices, members)
-    else:
-        for row in range(len(rows)):
-            add_to_row(row, x, y, rows, matrices, members)
+@numba.njit(void(int64[::1], *ADD_LOW_RANK), cache=True, nogil=True, parallel=True)
+def _add_low_rank(starts, x, y, rows, matrices, members):
+    for group in prange(len(starts) - 1):
+        add_to_rows(starts[group], starts[group + 1], x, y, rows, matrices, members)

@@ -1,17 +1,17 @@
-"""Products with frozen matrices in compiled loops, for float32 on the CPU: one layout of the weights for one row or many.
+"""Products with frozen matrices in compiled loops, for float32 on the CPU: one layout for one row or many.
 
-A matrix lies in memory as panels of `PANEL` outputs, each [inputs, PANEL]. A tile, up to `ROWS` rows by one panel, holds
-its sums in registers while the panel streams past: few rows take as long as reading the weights once takes, many keep
-the arithmetic busy while their panel stays in the cache (the micro-kernel of Van Zee and van de Geijn's BLIS,
-doi 10.1145/2764454). It is written as LLVM's own vectors: how they become instructions is numba's compiler's business.
+A matrix lies in memory as panels of `PANEL` outputs, each [inputs, PANEL]. A tile, up to `ROWS` rows by one panel,
+holds its sums in registers while the panel streams past: few rows take as long as reading the weights once takes, many
+keep the arithmetic busy while their panel stays in the cache (the micro-kernel of Van Zee and van de Geijn's BLIS,
+doi 10.1145/2764454). It is written as LLVM's own vectors: how they become instructions is the compiler's business.
 """
 
 import llvmlite.binding as llvm
-from llvmlite import ir
 import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
+from llvmlite import ir
 from numba import carray, float32, int64, prange, types, void
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -30,36 +30,39 @@ _VECTOR = ir.VectorType(_FLOAT, LANES)
 
 
 @intrinsic
-def floats_at(_context, address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def floats_at(_context, address):  # type: ignore[no-untyped-def]
     """A pointer to the float32 numbers at an address."""
 
-    def generate(_target, builder, _signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def generate(_target, builder, _signature, arguments):
         return builder.inttoptr(arguments[0], _FLOAT.as_pointer())
 
     return types.CPointer(float32)(address), generate
 
 
-def _vector_at(builder, address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _vector_at(builder, address):
     return builder.inttoptr(address, _VECTOR.as_pointer())
 
 
-def _offset(builder, address, floats):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _offset(builder, address, floats):
     return builder.add(address, builder.mul(floats, _INT(FLOAT_BYTES)))
 
 
-def _load(builder, address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _load(builder, address):
     return builder.load(_vector_at(builder, address), align=FLOAT_BYTES)
 
 
-def _everywhere(builder, number):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _everywhere(builder, number):
     first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, _I32(0))
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, LANES), None))
 
 
-def _emit_tile(builder, rows, x, panel, inputs, bias, y, outputs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _emit_tile(builder, rows, x, panel, inputs, bias, y, outputs):
     """The tile of exactly so many rows: unrolled, so that its sums stay in registers."""
     sums = [
-        [cgutils.alloca_once_value(builder, _load(builder, _offset(builder, bias, _INT(LANES * v)))) for v in range(VECTORS)]
+        [
+            cgutils.alloca_once_value(builder, _load(builder, _offset(builder, bias, _INT(LANES * v))))
+            for v in range(VECTORS)
+        ]
         for _ in range(rows)
     ]
     with cgutils.for_range(builder, inputs) as loop:
@@ -78,10 +81,10 @@ def _emit_tile(builder, rows, x, panel, inputs, bias, y, outputs):  # type: igno
 
 
 @intrinsic
-def _tile(_context, rows, x, panel, inputs, bias, y, outputs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _tile(_context, rows, x, panel, inputs, bias, y, outputs):
     """y[rows, PANEL] = x[rows, inputs] @ panel[inputs, PANEL] + bias[PANEL]; addresses, y's rows `outputs` apart."""
 
-    def generate(context, builder, _signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def generate(context, builder, _signature, arguments):
         asked, *rest = arguments
         for count in range(1, ROWS + 1):
             with builder.if_then(builder.icmp_signed("==", asked, _INT(count))):
@@ -92,14 +95,14 @@ def _tile(_context, rows, x, panel, inputs, bias, y, outputs):  # type: ignore[n
 
 
 @numba.njit(void(*[int64] * 7), cache=True, nogil=True)
-def _panel(rows, x, panel, inputs, bias, y, outputs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _panel(rows, x, panel, inputs, bias, y, outputs):
     for start in range(0, rows, ROWS):
         count = min(ROWS, rows - start)
         _tile(count, x + FLOAT_BYTES * start * inputs, panel, inputs, bias, y + FLOAT_BYTES * start * outputs, outputs)
 
 
 @numba.njit(void(*[int64] * 8), cache=True, nogil=True)
-def _last_panel(rows, x, panel, inputs, bias, y, outputs, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _last_panel(rows, x, panel, inputs, bias, y, outputs, width):
     """One that is wider than what is left of y: through a tile of its own."""
     tile = np.empty((ROWS, PANEL), dtype=np.float32)
     for start in range(0, rows, ROWS):
@@ -111,7 +114,7 @@ def _last_panel(rows, x, panel, inputs, bias, y, outputs, width):  # type: ignor
 
 
 @numba.njit(void(int64, int64, int64[::1], int64), cache=True, nogil=True, parallel=True)
-def multiply(rows, x, matrix, y):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def multiply(rows, x, matrix, y):  # type: ignore[no-untyped-def]
     """y[rows, outputs] = x[rows, inputs] @ matrix + bias; x and y are addresses, matrix[4] is a `Panels.place`."""
     weights, bias, inputs, outputs = matrix
     parts = max(1, rows // ROWS_AT_ONCE)

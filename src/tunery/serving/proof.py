@@ -64,7 +64,7 @@ def _logits(runner: Runner, adapter: ServedAdapter, tokens: list[int]) -> Tensor
     table = BlockTable()
     cache.extend(table, len(tokens))
     span = Span(tokens=tokens, table=table, adapter=adapter, wanted=len(tokens))
-    (logits,) = runner.run(cache, [span])
+    logits = runner.run(cache, [span])
     if not logits.isfinite().all():
         raise EngineUnavailable("The adapter's output isn't finite.")
     return logits

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from tunery.models.decoder import Model
-from tunery.serving.adapters import LONGEST_SHORT_SPAN, BatchLora, ServedAdapter
+from tunery.serving.adapters import BatchLora, ServedAdapter
 from tunery.serving.cache import BatchAttention, BlockTable, KVCache
 from tunery.serving.compiled import blocks_for
+
+MOST_LOOKED_AT = 8192
+"""Tokens that those of prompts see, added up; beyond it attention as products of matrices is worth its many calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +38,16 @@ class Runner:
         self.decoder = decoder
         self._blocks = blocks_for(decoder)
 
-    def run(self, cache: KVCache, spans: Sequence[Span]) -> list[Tensor]:
-        """Fills the cache and returns the wanted logits [wanted, V] of each span. Spans of one adapter come together."""
+    def run(self, cache: KVCache, spans: Sequence[Span]) -> Tensor:
+        """Fills the cache and returns the spans' wanted logits [rows, V]. Spans of one adapter come together."""
         if not spans:
-            return []
+            return torch.empty(0, self.decoder.config.vocab_size)
         device = self.decoder.device
         tokens = torch.tensor([token for span in spans for token in span.tokens], device=device)
         places = [place for span in spans for place in range(span.start, span.table.length)]
         chunks = [(span.table, len(span.tokens)) for span in spans]
         hidden = self._hidden(tokens, torch.tensor(places, device=device), cache, chunks, self._lora(cache, spans))
-        logits = self.decoder.logits(hidden[_wanted_rows(spans)])
-        return list(torch.split(logits, [span.wanted for span in spans]))
+        return self.decoder.logits(hidden[_wanted_rows(spans)])
 
     def _hidden(
         self,
@@ -55,7 +57,8 @@ class Runner:
         chunks: list[tuple[BlockTable, int]],
         lora: BatchLora | None,
     ) -> Tensor:
-        if self._blocks and max(count for _, count in chunks) <= LONGEST_SHORT_SPAN:
+        looked_at = sum(count * table.length for table, count in chunks if count > 1)
+        if self._blocks and looked_at <= MOST_LOOKED_AT:
             return self._blocks.hidden(tokens, positions, cache, chunks, lora)
         return self.decoder.hidden(tokens, positions, BatchAttention(cache, chunks), lora)
 
