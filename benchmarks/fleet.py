@@ -23,7 +23,7 @@ from tunery.catalog import BUNDLED
 from tunery.models import loader, lora, probe
 from tunery.models.lora import Lora
 from tunery.models.tokenizer import Tokenizer
-from tunery.serving.packed import linear_for
+from tunery.serving.compiled import linear_for
 from tunery.settings import load
 from tunery.store.tables import models
 

@@ -32,7 +32,7 @@ class Blocks(NamedTuple):
     matrices: Places
     """[L, 4, 4]: `PanelLinear.place` of each group."""
     norms: Places
-    """[L, 4]: where the weights of the norms lie: before attention, before feed forward, of query and key heads or 0."""
+    """[L, 4]: where the norms' weights lie: before attention, before feed forward, of query and key heads (or 0)."""
     heads: int
     kv_heads: int
     dim: int
