@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tunery.models.decoder import GROUPS, Decoder, DecoderConfig, Linear
@@ -44,7 +43,8 @@ class CompiledBlocks:
         """As `Decoder.hidden` with `BatchAttention(cache, chunks)`."""
         x = self._decoder.embedding[token_ids]
         cos, sin = (side.squeeze(1).numpy() for side in self._decoder.rotary(positions))
-        batch = forward.Batch(cos, sin, *_places(cache, chunks), cache.pool.numpy())
+        slots, tables, lengths = _places(cache, chunks)
+        batch = forward.Batch(cos, sin, slots, tables, lengths, cache.pool.numpy())
         adapters = self._adapters(len(x), lora)
         forward.run(x.numpy(), self._blocks, batch, adapters, _room(len(x), self._config))
         return x
@@ -58,12 +58,14 @@ class CompiledBlocks:
         return forward.Adapters(groups_of(everywhere), everywhere, lora.matrices, lora.members)
 
 
-def _place(linear: Linear) -> NDArray[np.int64]:
+def _place(linear: Linear) -> forward.Places:
     assert isinstance(linear, PanelLinear)
     return linear.place
 
 
-def _places(cache: KVCache, chunks: Sequence[tuple[BlockTable, int]]) -> tuple[NDArray[np.int64], ...]:
+def _places(
+    cache: KVCache, chunks: Sequence[tuple[BlockTable, int]]
+) -> tuple[forward.Places, forward.Places, forward.Places]:
     """Slots, tables and lengths of `forward.Batch`."""
     rows = [(table, place) for table, count in chunks for place in range(table.length - count, table.length)]
     slots = [slot for table, count in chunks for slot in cache.slots(table, table.length - count, table.length)]

@@ -91,7 +91,7 @@ def _power_of_two(_context, exponent):
 
 
 @numba.njit(float32(float32), cache=True, nogil=True, fastmath={"contract"})
-def exp(x):  # type: ignore[no-untyped-def]
+def exp(x):
     """Within 2 units of the last place, in vectors: the C library's is called number by number (Cephes' expf).
 
     Beyond -87 and 88 it stays where it is there; what is no number stays none.
@@ -106,7 +106,7 @@ def exp(x):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(void(float32[::1], float32[::1], float32, float32[::1]), cache=True, nogil=True, fastmath=MATH)
-def norm_row(x, weight, eps, out):  # type: ignore[no-untyped-def]
+def norm_row(x, weight, eps, out):
     total = float32(0)
     for i in range(len(x)):
         total += x[i] * x[i]
@@ -207,7 +207,7 @@ def _attend_together(q, keys, values, tables, lengths, window, out):
 
 
 @numba.njit(void(*ATTEND), cache=True, nogil=True)
-def attend_rows(q, keys, values, tables, lengths, window, out):  # type: ignore[no-untyped-def]
+def attend_rows(q, keys, values, tables, lengths, window, out):
     if lengths.sum() > FEW_TOKENS:
         _attend_together(q, keys, values, tables, lengths, window, out)
     else:
@@ -250,7 +250,7 @@ ADD_LOW_RANK = (float32[:, ::1], float32[:, ::1], int64[::1], int64[:, ::1], int
 
 
 @numba.njit(void(int64, int64, *ADD_LOW_RANK), cache=True, nogil=True)
-def add_to_rows(start, end, x, y, rows, matrices, members):  # type: ignore[no-untyped-def]
+def add_to_rows(start, end, x, y, rows, matrices, members):
     """For rows of one adapter that lie one after another; see add_low_rank."""
     if rows[start] < 0:
         return

@@ -30,7 +30,7 @@ _VECTOR = ir.VectorType(_FLOAT, LANES)
 
 
 @intrinsic
-def floats_at(_context, address):  # type: ignore[no-untyped-def]
+def floats_at(_context, address):
     """A pointer to the float32 numbers at an address."""
 
     def generate(_target, builder, _signature, arguments):
@@ -114,7 +114,7 @@ def _last_panel(rows, x, panel, inputs, bias, y, outputs, width):
 
 
 @numba.njit(void(int64, int64, int64[::1], int64), cache=True, nogil=True, parallel=True)
-def multiply(rows, x, matrix, y):  # type: ignore[no-untyped-def]
+def multiply(rows, x, matrix, y):
     """y[rows, outputs] = x[rows, inputs] @ matrix + bias; x and y are addresses, matrix[4] is a `Panels.place`."""
     weights, bias, inputs, outputs = matrix
     parts = max(1, rows // ROWS_AT_ONCE)
