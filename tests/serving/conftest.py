@@ -13,7 +13,7 @@ from tunery.models.decoder import Decoder
 from tunery.models.loader import load
 from tunery.models.lora import Lora
 from tunery.models.tokenizer import Tokenizer
-from tunery.serving.compiled import linear_for
+from tunery.serving.compiled import kernels_for, linear_for
 from tunery.serving.engine import Engine
 
 BUNDLED = Path("~/.cache/tunery/models/smollm2-135m-instruct").expanduser()
@@ -21,8 +21,10 @@ BUNDLED = Path("~/.cache/tunery/models/smollm2-135m-instruct").expanduser()
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
+    threads, kernels = torch.get_num_threads(), kernels_for("cpu", torch.float32)
     torch.set_num_threads(1)
+    if kernels:
+        kernels.use_threads(1)
     yield
     torch.set_num_threads(threads)
 
