@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from tests.studio.serving import CHAT_BASE, StudioService
 from tunery.records import Account
 from tunery.sample import generate, jsonl
@@ -58,19 +56,13 @@ def furnish(service: StudioService) -> list[Place]:
         "deployments": "/deployments",
         "playground": "/playground?deployment=plain,tickets",
     }
-    paths = {name: path for name, path in paths.items() if _built(service, path)}  # until all pages have landed
     bare = ("home", "files", "models", "deployments", "playground")
     return [
         Place("sign-in", "/studio/sign-in", account, signed_in=False),
         *(Place(name, f"/studio{path}", account, question=QUESTIONS.get(name, "")) for name, path in paths.items()),
-        *(Place(f"{name}-empty", f"/studio{paths[name].partition('?')[0]}", empty) for name in bare if name in paths),
-        *[Place("file-unknown", "/studio/files/file-00000000000000000000000000000000", account)][: "files" in paths],
+        *(Place(f"{name}-empty", f"/studio{paths[name].partition('?')[0]}", empty) for name in bare),
+        Place("file-unknown", "/studio/files/file-00000000000000000000000000000000", account),
     ]
-
-
-def _built(service: StudioService, path: str) -> bool:
-    cookies = {service.sessions.cookie: service.sessions.by_key(service.key)}
-    return requests.get(f"{service.url}{path}", cookies=cookies, timeout=30).status_code != 404
 
 
 def an_account(service: StudioService, name: str) -> Account:

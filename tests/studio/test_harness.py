@@ -10,10 +10,10 @@ from tests.test_files import jsonl
 
 def test_a_window_is_signed_in_and_speaks_its_language(page: Page, browsing: Browsing) -> None:
     page.goto("/studio/")
-    expect(page.get_by_role("heading", level=1)).to_have_text("Home")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Welcome to Tunery")
     german = browsing.window(language="de", roles=("Cognitive Services OpenAI User",))
     german.goto("/studio/")
-    expect(german.get_by_role("heading", level=1)).to_have_text("Start")
+    expect(german.get_by_role("heading", level=1)).to_have_text("Willkommen bei Tunery")
     nobody = browsing.window(signed_in=False)
     nobody.goto("/studio/")
     expect(nobody.get_by_role("heading", name="Sign in to Tunery")).to_be_visible()

@@ -1,11 +1,13 @@
 """What a browser, another site or another account gets out of a running Studio, on the open port and over TLS."""
 
+import html
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -13,7 +15,10 @@ from tests import identities
 from tests.studio.browsing import Browsing
 from tests.studio.furnished import USER, an_account
 from tests.studio.serving import StudioService
+from tests.test_files import jsonl
+from tunery.records import Account
 
+PAYLOAD = "\"><img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>{{1+1}}"
 SCRIPT = re.compile(r"<script\b([^>]*)>")
 
 
@@ -109,7 +114,7 @@ def test_a_regenerated_key_ends_its_sessions(studio: StudioService, browsing: Br
     account = an_account(studio, "regenerated")
     page = browsing.window(account=account)
     page.goto("/studio/")
-    expect(page.get_by_role("heading", level=1)).to_have_text("Home")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Welcome to Tunery")
     studio.rooms.accounts.regenerate(account, 1)
     page.reload()
     expect(page.get_by_role("heading", name="Sign in to Tunery")).to_be_visible()
@@ -122,3 +127,39 @@ def test_a_removed_principal_is_out_at_once(studio: StudioService) -> None:
     principals = studio.rooms.access.principals
     principals.remove(principals.get(known.id))
     assert not visits.signed_in()
+
+
+@pytest.fixture
+def stranger(studio: StudioService) -> Iterator[Account]:
+    yield an_account(studio, "stranger")
+
+
+def test_what_another_account_has_is_as_unknown_as_what_nobody_has(studio: StudioService, stranger: Account) -> None:
+    file = studio.file("mine.jsonl", jsonl())
+    job = studio.job(file)
+    theirs = Visits(studio, cookie=studio.sessions.by_key(studio.rooms.accounts.keys(stranger)[0]))
+    for path, found in ((f"/studio/files/{file}", file), (f"/studio/models/{job.id}", job.id)):
+        assert Visits(studio).ask("GET", path).status_code == 200
+        nothing = found[:-4] + "0000"
+        foreign, unknown = (theirs.ask("GET", path.replace(found, one)) for one in (found, nothing))
+        assert foreign.status_code == unknown.status_code == 404
+        assert _said(foreign) == [text.replace(nothing, found) for text in _said(unknown)] != []
+
+
+def _said(answer: requests.Response) -> list[str]:
+    """Every text on the page: the rest of it differs each time it is built."""
+    return re.findall(r'"text":\s*"((?:[^"\\]|\\.)*)"', html.unescape(answer.text))
+
+
+def test_foreign_text_stays_text_wherever_it_is_shown(studio: StudioService, page: Page) -> None:
+    line = jsonl().decode().splitlines()[0].replace("Hello", PAYLOAD.replace('"', '\\"'))
+    file = studio.file(f"{PAYLOAD}.jsonl", "\n".join([*jsonl().decode().splitlines(), line, line[:-1]]).encode())
+    sound = studio.file(f"sound {PAYLOAD}.jsonl", jsonl())
+    studio.pull("train", fails=PAYLOAD)
+    failed = studio.job(sound, metadata={"note": PAYLOAD})
+    for path in ("files", f"files/{file}", f"files/{sound}", "models", f"models/{failed.id}", "create"):
+        page.goto(f"/studio/{path}")
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        page.wait_for_load_state("networkidle")
+        assert "pwned" not in page.title()
+        assert page.evaluate("document.querySelectorAll('img[src=x], script:not([nonce])').length") == 0

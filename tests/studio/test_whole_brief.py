@@ -1,7 +1,10 @@
-"""The whole brief in the browser, with the real model: from signing in to deleting the models."""
+"""The whole brief in the browser, with the real model: from signing in to an empty account again."""
 
+import csv
+import io
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -30,21 +33,20 @@ def doors(fresh: Service) -> Iterator[Doors]:  # noqa: F811
     rooms.close()
 
 
-def test_the_whole_brief_from_signing_in_to_deleting_the_model(doors: Doors, browser: Browser) -> None:
+def test_the_whole_brief_from_signing_in_to_an_empty_account(doors: Doors, browser: Browser, tmp_path: Path) -> None:
     browsing = Browsing(browser, doors)
-    for name, examples in (("training_set.jsonl", DATA.training[:40]), ("validation_set.jsonl", DATA.validation[:10])):
-        doors.azure().files.create(file=(name, jsonl(examples)), purpose="fine-tune")
     page = browsing.window(signed_in=False)
     sign_in(page, doors.key)
     page.goto("/studio/create")
     page.get_by_label("Base model", exact=True).click()
     page.get_by_role("option", name=CHAT_BASE, exact=True).click()
     next_step(page, "Training data")
-    choose(page, "training_set.jsonl")
+    upload(page, tmp_path / "training_set.jsonl", jsonl(DATA.training[:40]))
     next_step(page, "Validation data")
-    choose(page, "validation_set.jsonl")
+    upload(page, tmp_path / "validation_set.jsonl", jsonl(DATA.validation[:10]))
     first = start(page, suffix="desk", epochs=1)
     watched(page)
+    assert float(results(page)[-1]["train_loss"]) < float(results(page)[0]["train_loss"])
     deploy(page, first, "tickets")
     deploy(page, CHAT_BASE, "plain")
     base, tuned = both_answers(page, DATA.held_out[0].question)
@@ -54,7 +56,7 @@ def test_the_whole_brief_from_signing_in_to_deleting_the_model(doors: Doors, bro
     page.get_by_role("button", name="Tune again from here").first.click()
     expect(page.get_by_label("Base model", exact=True)).to_have_value(first)
     next_step(page, "Training data")
-    choose(page, file)
+    page.get_by_role("button", name=f"Choose: {file}").click()
     next_step(page, "Validation data")
     second = start(page, suffix="again", epochs=1)
     watched(page)
@@ -62,7 +64,10 @@ def test_the_whole_brief_from_signing_in_to_deleting_the_model(doors: Doors, bro
         delete_deployment(page, name)
     for model in (second, first):
         delete(page, f"/studio/models/{model}", "/studio/models")
-    assert not doors.azure().fine_tuning.jobs.list().data
+    for one in doors.azure().files.list().data:
+        delete(page, f"/studio/files/{one.id}", "/studio/files")
+    left = doors.azure()
+    assert not left.files.list().data and not left.fine_tuning.jobs.list().data
     browsing.close()
     assert not browsing.complaints.unexpected()
 
@@ -79,8 +84,10 @@ def next_step(page: Page, reached: str) -> None:
     expect(page.get_by_role("heading", level=2, name=reached, exact=True)).to_be_visible()
 
 
-def choose(page: Page, name: str) -> None:
-    page.get_by_role("button", name=f"Choose: {name}").click()
+def upload(page: Page, path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    page.get_by_role("tab", name="Local file").click()
+    page.locator("input[type=file]").set_input_files(path)
     expect(page.get_by_role("region", name="Chosen file")).to_contain_text("ready", timeout=LONG)
 
 
@@ -103,6 +110,12 @@ def watched(page: Page) -> None:
     plot = page.get_by_role("img", name=re.compile("^Loss"))
     expect(plot).to_have_attribute("aria-label", re.compile(r"at step \d"), timeout=LONG)
     expect(page.get_by_text("Succeeded", exact=True).first).to_be_visible(timeout=LONG)
+
+
+def results(page: Page) -> list[dict[str, str]]:
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download results").click()
+    return list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
 
 
 def deploy(page: Page, model: str, name: str) -> None:
