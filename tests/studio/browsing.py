@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, sync_playwright
 
 from tests import identities
 from tests.live import Doors
@@ -105,7 +105,7 @@ class Browsing:
         self.complaints.watch(context, urlsplit(base).netloc)
         if signed_in:
             context.add_cookies([self._cookie(base, account or self._service.account, roles)])
-        return context.new_page()
+        return _patient(context.new_page())
 
     def close(self) -> None:
         for context in self._contexts:
@@ -127,3 +127,17 @@ class Browsing:
             "httpOnly": True,
             "sameSite": "Strict",
         }
+
+
+def _patient(page: Page) -> Page:
+    """Opens a page of Studio as people do: nobody types before its socket stands, which takes a blink."""
+    visit = page.goto
+
+    def goto(url: str, **more: Any) -> Response | None:
+        answer = visit(url, **more)
+        if page.locator("#content").count():
+            page.locator("html[data-connected]").wait_for(state="attached")
+        return answer
+
+    page.goto = goto  # type: ignore[method-assign]
+    return page

@@ -123,6 +123,8 @@ def set_language(request: Request) -> str:
 def set_look(request: Request) -> ui.dark_mode:
     """Light, dark, or as the browser has it."""
     ui.add_css(_css())
+    # Until its socket stands, what is clicked or typed on a page is lost: look.css holds clicks back for so long.
+    ui.context.client.on_connect(lambda: ui.run_javascript("document.documentElement.dataset.connected = ''"))
     ui.colors(
         primary="#1f6feb", accent="#1f6feb", positive="#18794e", negative="#c62a2f", warning="#8a5a00", info="#1f6feb"
     )
