@@ -59,6 +59,18 @@ def test_a_demo_whose_training_fails_says_why_and_begins_anew(studio: StudioServ
 
 
 @pytest.mark.usefixtures("no_demo")
+def test_a_demo_whose_deployment_fails_goes_on_with_the_model_it_has(studio: StudioService, page: Page) -> None:
+    studio.pull("break_engine", "There is no memory left.")
+    page.goto("/studio/")
+    page.get_by_role("button", name="Run the demo").click()
+    expect(page.get_by_text("There is no memory left.")).to_be_visible(timeout=SLOW)
+    studio.pull("break_engine", None)
+    page.get_by_role("button", name="Go on with the demo").click()
+    expect(page.get_by_role("table")).to_be_visible(timeout=SLOW)
+    assert len([one for one in studio.azure().fine_tuning.jobs.list() if (one.metadata or {}).get("made_by")]) == 1
+
+
+@pytest.mark.usefixtures("no_demo")
 def test_the_machine_the_limits_and_the_way_in_are_told(studio: StudioService, page: Page) -> None:
     page.goto("/studio/")
     expect(page.get_by_text(re.compile(r"GB of .* GB"))).to_be_visible()

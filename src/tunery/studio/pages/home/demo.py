@@ -4,7 +4,7 @@ from nicegui import ui
 
 from tunery import sample
 from tunery.errors import TuneryError
-from tunery.records import DeploymentState, FileStatus, JobStatus
+from tunery.records import FileStatus, JobStatus
 from tunery.studio import parts
 from tunery.studio.deployed import Deployed
 from tunery.studio.frame import ROOT
@@ -65,8 +65,9 @@ class Demo:
         self._button.set_visibility(False)
         state = await self._run.look()
         try:
-            if state.job is None or (state.ended and not state.ready):
+            if state.untrained:
                 await self._run.start()
+            await self._run.mend(state)
         except TuneryError:
             self._button.set_visibility(True)
             raise
@@ -97,7 +98,7 @@ class Demo:
             return "home.demo_start"
         if state.ready:
             return "home.demo_ask"
-        return "home.demo_anew" if state.ended else "home.demo_on"
+        return "home.demo_anew" if state.untrained else "home.demo_on"
 
     def _told(self, state: State) -> list[tuple[str, str, str, str]]:
         """Step, mood, detail and link of each."""
@@ -112,7 +113,7 @@ class Demo:
         if job.error:
             detail = str(job.error.get("message", detail))
         hosts = [one for one in (state.base, state.tuned) if one is not None]
-        broken = next((one for one in hosts if one.state == DeploymentState.FAILED), None)
+        broken = next(iter(state.broken), None)
         host = BAD if broken else DONE if state.ready else BUSY if tune == DONE else NEXT
         names = ", ".join(one.name for one in hosts) if broken is None else str(broken.error)
         asked = DONE if self._answers else BUSY if state.ready and self._runs else NEXT

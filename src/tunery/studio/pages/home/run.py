@@ -50,9 +50,17 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ended(self) -> bool:
         """Nothing will come any more: failed, cancelled, or ready to be asked."""
-        stuck = any(one is not None and one.state == DeploymentState.FAILED for one in (self.base, self.tuned))
-        failed = self.job is not None and self.job.status in TERMINAL - {JobStatus.SUCCEEDED}
-        return stuck or failed or self.ready
+        return bool(self.broken) or self.untrained or self.ready
+
+    @property
+    def untrained(self) -> bool:
+        """There is no job, or one that ended without a model."""
+        return self.job is None or self.job.status in TERMINAL - {JobStatus.SUCCEEDED}
+
+    @property
+    def broken(self) -> list[Deployment]:
+        """Deployments that failed."""
+        return [one for one in (self.base, self.tuned) if one is not None and one.state == DeploymentState.FAILED]
 
     @property
     def ready(self) -> bool:
@@ -115,6 +123,11 @@ class Run:
             taken = {one.deployment.name.lower() for one in await self._deployed.all()}
             model = state.job.fine_tuned_model
             await self._deployed.put(suggested(model, taken), Wanted(model=model))
+
+    async def mend(self, state: State) -> None:
+        """Deploy again what failed."""
+        for one in state.broken:
+            await self._deployed.put(one.name, Wanted(model=one.model))
 
     async def ask(self, base: str, tuned: str) -> list[Answer]:
         """The same questions to both, at temperature 0."""
