@@ -70,7 +70,7 @@ def _read_file(
     found: list[Example] = []
     cut: dict[int, None] = {}
     try:
-        for line, example in drawn(examples.read(path), order.seed) if sampled else examples.read(path):
+        for line, example in drawn(examples.read(path), order.seed, SAMPLED) if sampled else examples.read(path):
             for segments in segments_of(tokenizer, example, preferences=order.dpo is not None):
                 tokenised, whole = _example(line, segments, longest)
                 cut |= {} if whole else {line: None}
@@ -83,7 +83,7 @@ def _read_file(
     return found, notes if order.dpo is None else notes + _equal_note(found, param)
 
 
-def drawn(lines: Iterable[_Line], seed: int, count: int = SAMPLED) -> list[_Line]:
+def drawn(lines: Iterable[_Line], seed: int, count: int) -> list[_Line]:
     """`count` of the first MOST_LINES, each with the same chance (algorithm R, Vitter 1985), in the file's order."""
     random = Random(seed)  # noqa: S311 (no secret)
     kept: list[_Line] = []
