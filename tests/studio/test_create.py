@@ -147,7 +147,7 @@ def test_a_faulty_file_leads_to_its_findings(studio: StudioService, page: Page) 
     faulty = studio.azure().files.create(file=("bad.jsonl", b"{broken\n" * 20), purpose="fine-tune").id
     open_at(page, model=CHAT_BASE, step="training", training=faulty)
     chosen = page.get_by_role("region", name="Chosen file")
-    expect(chosen.get_by_text("faulty", exact=True)).to_be_visible()
+    expect(chosen.get_by_text("Faulty", exact=True)).to_be_visible()
     expect(page.locator("#held")).to_have_text("The file is faulty: a job can't use it until it is corrected.")
     link = chosen.get_by_role("link", name=re.compile("Findings: .*bad.jsonl"))
     expect(link).to_have_attribute("href", f"/studio/files/{faulty}")
@@ -165,7 +165,7 @@ def test_a_link_that_can_t_be_is_refused_at_its_field_and_one_that_fails_says_wh
     page.get_by_label("Link", exact=True).fill("https://127.0.0.1:1/far.jsonl?sig=secret")
     button(page, "Import").click()
     chosen = page.get_by_role("region", name="Chosen file")
-    expect(chosen.get_by_text("faulty", exact=True)).to_be_visible(timeout=20_000)
+    expect(chosen.get_by_text("Faulty", exact=True)).to_be_visible(timeout=20_000)
     expect(chosen).to_contain_text("Couldn't reach")
     expect(button(page, "Next")).to_be_disabled()
     assert "secret" not in page.url

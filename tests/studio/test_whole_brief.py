@@ -88,7 +88,7 @@ def upload(page: Page, path: Path, content: bytes) -> None:
     path.write_bytes(content)
     page.get_by_role("tab", name="Local file").click()
     page.locator("input[type=file]").set_input_files(path)
-    expect(page.get_by_role("region", name="Chosen file")).to_contain_text("ready", timeout=LONG)
+    expect(page.get_by_role("region", name="Chosen file")).to_contain_text("Ready", timeout=LONG)
 
 
 def start(page: Page, *, suffix: str, epochs: int) -> str:

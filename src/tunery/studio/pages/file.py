@@ -11,9 +11,9 @@ from tunery.files import TRAINING
 from tunery.records import File, FileStatus
 from tunery.studio import parts
 from tunery.studio.contents import contents
+from tunery.studio.file_status import file_chip
 from tunery.studio.findings import findings_table
 from tunery.studio.frame import ROOT, page, visitor_of
-from tunery.studio.pages.files import file_chip
 from tunery.studio.texts import shown_bytes, shown_number, shown_time, t
 from tunery.studio.visitor import Visitor
 

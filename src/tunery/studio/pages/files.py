@@ -5,8 +5,9 @@ from urllib.parse import urlencode
 
 from nicegui import ui
 
-from tunery.records import File, FileStatus
+from tunery.records import File
 from tunery.studio import parts
+from tunery.studio.file_status import file_chip
 from tunery.studio.frame import ROOT, page
 from tunery.studio.pager import Pager
 from tunery.studio.texts import shown_bytes, shown_number, shown_time, t
@@ -15,24 +16,7 @@ from tunery.studio.visitor import Visitor
 
 LIST = "GET /files"
 ROWS = 25
-MOODS = {
-    FileStatus.PENDING: "busy",
-    FileStatus.RUNNING: "busy",
-    FileStatus.PROCESSED: "good",
-    FileStatus.ERROR: "bad",
-}
 COLUMNS = ("name", "status", "findings", "examples", "size", "purpose", "created")
-
-
-def file_chip(file: File) -> ui.badge:
-    """The status in words, with what the check said on hover."""
-    chip = parts.status_chip(t(f"files.{file.status}"), MOODS[file.status])
-    if file.status_details:
-        with chip:
-            ui.tooltip(file.status_details).classes("max-w-md text-sm")
-        chip.props["aria-description"] = file.status_details
-        chip.props["tabindex"] = "0"
-    return chip
 
 
 @page("/files", "frame.files")

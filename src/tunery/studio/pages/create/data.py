@@ -6,6 +6,7 @@ from nicegui import ui
 
 from tunery.records import File, FileStatus
 from tunery.studio import parts
+from tunery.studio.file_status import file_chip
 from tunery.studio.pages.create import file_list, file_parts
 from tunery.studio.pages.create.findings import unfit
 from tunery.studio.pages.create.overlap import overlap
@@ -91,7 +92,7 @@ def _file(role: Role, file: File) -> None:
         with ui.row().classes("w-full items-center gap-2 no-wrap"):
             ui.icon("description", size="1.4rem").props("aria-hidden=true")
             ui.label(file.filename).classes("font-medium break-all min-w-0 flex-1")
-            file_parts.status(file)
+            file_chip(file)
             remove = ui.button(icon="close", color=None, on_click=parts.shown(lambda: role.choose("")))
             remove.props("flat round dense").props["aria-label"] = t("create.remove", name=file.filename)
         if file.status == FileStatus.PROCESSED:

@@ -8,6 +8,7 @@ from nicegui import ui
 from tunery.files import TRAINING
 from tunery.records import File, FileStatus
 from tunery.studio import parts
+from tunery.studio.file_status import file_chip
 from tunery.studio.pages.create import file_parts
 from tunery.studio.pages.create.findings import unfit
 from tunery.studio.texts import shown_time, t
@@ -116,7 +117,7 @@ class FileList:
             with ui.element("td").classes("min-w-0"):
                 _name(line)
             with ui.element("td").classes(COLUMNS["status"]):
-                file_parts.status(line.file)
+                file_chip(line.file)
             with ui.element("td").classes(COLUMNS["choose"]):
                 self._button(line)
 
@@ -133,7 +134,7 @@ class FileList:
 def _name(line: Line) -> None:
     ui.label(line.file.filename).classes("font-medium break-all")
     with ui.element("div").classes("sm:hidden"):
-        file_parts.status(line.file)
+        file_chip(line.file)
     if line.file.status == FileStatus.PROCESSED:
         ui.label(file_parts.contents(line.file)).classes("quiet text-sm")
     ui.label(t("create.added", time=shown_time(line.file.created_at))).classes("quiet text-sm")
