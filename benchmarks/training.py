@@ -28,7 +28,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tunery.messages import BaseModel, TrainingOrder
+from tunery.bases import BaseModel
+from tunery.messages import TrainingOrder
 from tunery.models.tokenizer import Tokenizer
 from tunery.parent import HARDLY_SPINNING
 from tunery.training import data

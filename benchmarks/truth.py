@@ -15,7 +15,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from serving import make_adapter
-from tunery.messages import Adapter, Answer, BaseModel, Generate, Piece
+from tunery.bases import BaseModel
+from tunery.messages import Adapter, Answer, Generate, Piece
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving.engine import Engine, Limits
 

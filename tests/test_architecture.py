@@ -25,6 +25,7 @@ LAYERS = [
     {"tuned"},
     {"deployments", "estimates", "inspection", "idle", "overfitting", "uploads", "results", "imports"},
     {"jobs", "deploying"},
+    {"suitability"},
     {"files", "queue"},
     {"authority", "catalog", "access"},
     {"accounts"},
@@ -35,13 +36,13 @@ LAYERS = [
     {"examples", "recipe", "certificates", "roles", "sample"},
     {"store"},
     {"records", "messages", "settings"},
-    {"errors", "parent", "options", "host"},
+    {"errors", "parent", "options", "bases", "host"},
 ]
 ENGINES = {"training", "serving", "models"}
 ENGINE_MAY_IMPORT = {
-    "training": {"models", "messages", "records", "errors", "examples", "parent", "host"},
-    "serving": {"models", "messages", "records", "errors", "parent"},
-    "models": {"messages", "records", "errors"},
+    "training": {"bases", "models", "messages", "records", "errors", "examples", "parent", "host"},
+    "serving": {"bases", "models", "messages", "records", "errors", "parent"},
+    "models": {"bases", "messages", "records", "errors"},
 }
 SEAMS = {
     ("app", "tunery.training.local"),

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunery import recipe
+from tunery.bases import BaseModel
 from tunery.errors import InvalidRequest
-from tunery.messages import BaseModel, Dpo
+from tunery.messages import Dpo
 from tunery.recipe import Recipe, Requested
 
 BASE = BaseModel(name="base", directory="", learning_rate=2e-4, largest_batch=32)

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from tunery import adapters
+from tunery.bases import BASE_FILE, BASE_NAME, BaseFile, BaseModel
 from tunery.errors import Conflict, InvalidRequest, ModelDeployed, NotFound
-from tunery.messages import BASE_FILE, BASE_NAME, Adapter, BaseFile, BaseModel
+from tunery.messages import Adapter
 from tunery.records import TERMINAL, Checkpoint, Copy, Model
 from tunery.store import Store
 from tunery.store.database import many, one

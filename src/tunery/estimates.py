@@ -12,12 +12,13 @@ from tunery import examples, rates, recipe
 from tunery.catalog import Target
 from tunery.errors import EstimateFailed, InvalidRequest, TooManyRequests
 from tunery.files import TRAINING, Files
-from tunery.jobs import PREFERENCE, Jobs, NewJob, formats_of, refuse_mixed, refuse_unchecked, refuse_unfit
+from tunery.jobs import Jobs, NewJob
 from tunery.messages import Failed, Plan, Planned, PlanOrder, TrainingOrder
 from tunery.rates import Rate
 from tunery.records import File, FileStatus
 from tunery.settings import Settings
 from tunery.store import Store
+from tunery.suitability import PREFERENCE, formats_of, refuse_mixed, refuse_unchecked, refuse_unfit
 
 AT_ONCE = 2
 """Estimates of all accounts together; an account has one at a time."""

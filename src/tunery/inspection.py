@@ -13,14 +13,15 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from tunery import recipe
+from tunery.bases import BaseModel
 from tunery.catalog import BUNDLED, Catalog
 from tunery.errors import InspectionFailed, InvalidRequest, TooManyRequests
 from tunery.examples import Correction, Pairs, seen
 from tunery.files import TRAINING, Files
-from tunery.jobs import PREFERENCE, formats_of, refuse_unchecked, refuse_unfit
-from tunery.messages import BaseModel, Failed
+from tunery.messages import Failed
 from tunery.records import File, FileStatus
 from tunery.store import Store
+from tunery.suitability import PREFERENCE, formats_of, refuse_unchecked, refuse_unfit
 
 AT_ONCE = 2
 """Processes of all accounts together."""

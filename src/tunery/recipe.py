@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from tunery.bases import BaseModel
 from tunery.errors import InvalidRequest
-from tunery.messages import BaseModel, Dpo
+from tunery.messages import Dpo
 
 EPOCHS = (1, 50)
 MULTIPLIER = (0.0, 10.0)

@@ -17,7 +17,7 @@ from tunery.catalog import Catalog, Target
 from tunery.errors import InvalidRequest, NotFound, TuneryError
 from tunery.files import Files
 from tunery.imports import Imports
-from tunery.jobs import add_event, formats_of, refuse_mixed, refuse_unfit
+from tunery.jobs import add_event
 from tunery.messages import (
     Checkpointed,
     Failed,
@@ -38,6 +38,7 @@ from tunery.results import ResultsFile, metrics_on_the_wire
 from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.tables import jobs, metrics
+from tunery.suitability import formats_of, refuse_mixed, refuse_unfit
 
 WAIT_SECONDS = 0.3
 FLUSH_SECONDS = 1.0

@@ -18,8 +18,9 @@ import torch
 
 from tests.serving.conftest import BUNDLED
 from tests.serving.given import ask, base_in, run, shift_probe, write_adapter
+from tunery.bases import BaseModel
 from tunery.errors import EngineUnavailable, InvalidRequest
-from tunery.messages import Adapter, BaseModel, Done, Generate, JsonForm, Piece, TokenLogprob
+from tunery.messages import Adapter, Done, Generate, JsonForm, Piece, TokenLogprob
 from tunery.models import probe
 from tunery.models.decoder import Decoder
 from tunery.models.loader import load

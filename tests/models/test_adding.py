@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.models.test_gguf import write_gguf
 from tests.models.tiny import TEMPLATE, write_base, write_other
+from tunery.bases import BASE_FILE, BaseFile
 from tunery.errors import Conflict, InvalidRequest, TuneryError
-from tunery.messages import BASE_FILE, BaseFile
 from tunery.models import adding, loader
 from tunery.models.adding import Wanted, add, name_for, remove
 

@@ -7,7 +7,8 @@ from transformers import PreTrainedModel
 
 from tests.models.tiny import write_base
 from tests.serving.given import base_in, write_adapter
-from tunery.messages import Adapter, BaseModel
+from tunery.bases import BaseModel
+from tunery.messages import Adapter
 from tunery.models import probe
 from tunery.models.decoder import Decoder
 from tunery.models.loader import load

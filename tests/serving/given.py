@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import torch
 
-from tunery.messages import Adapter, Answer, BaseModel, Done, Generate, Mount, Piece, Refused, Started
+from tunery.bases import BaseModel
+from tunery.messages import Adapter, Answer, Done, Generate, Mount, Piece, Refused, Started
 from tunery.models import lora
 from tunery.models.decoder import DecoderConfig
 from tunery.models.lora import Lora

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.serving.given import Running, ask, run, steps
-from tunery.messages import Adapter, BaseModel, Done, Refused
+from tunery.bases import BaseModel
+from tunery.messages import Adapter, Done, Refused
 from tunery.models.decoder import Decoder
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving.engine import Engine, Limits

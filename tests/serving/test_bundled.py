@@ -10,7 +10,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tests.serving.given import Running, ask, run, steps, write_adapter
-from tunery.messages import Adapter, BaseModel, Generate, Mount, Mounted
+from tunery.bases import BaseModel
+from tunery.messages import Adapter, Generate, Mount, Mounted
 from tunery.models.loader import read_config
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving.engine import Engine

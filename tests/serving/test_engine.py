@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.serving.given import Running, ask, run, steps, write_adapter
-from tunery.messages import Adapter, BaseModel, Done, Generate, Piece, Started
+from tunery.bases import BaseModel
+from tunery.messages import Adapter, Done, Generate, Piece, Started
 from tunery.models.decoder import Decoder
 from tunery.models.lora import Lora
 from tunery.models.tokenizer import Tokenizer

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from tests.serving.given import Running, ask, run
+from tunery.bases import BaseModel
 from tunery.errors import InvalidRequest, OperationNotSupported
-from tunery.messages import BaseModel, Calls, Generate, JsonForm
+from tunery.messages import Calls, Generate, JsonForm
 from tunery.models.decoder import Decoder
 from tunery.models.templates import ChatTemplate
 from tunery.models.tokenizer import Tokenizer

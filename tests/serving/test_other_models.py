@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.models.tiny import OTHERS, write_other
 from tests.serving.given import ask, base_in, run, steps, write_adapter
-from tunery.messages import Adapter, Answer, BaseModel, Mount, Mounted
+from tunery.bases import BaseModel
+from tunery.messages import Adapter, Answer, Mount, Mounted
 from tunery.models import probe
 from tunery.models.loader import load
 from tunery.models.lora import Lora

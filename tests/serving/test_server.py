@@ -16,8 +16,9 @@ import msgspec
 import pytest
 
 from tests.serving.given import ask, run
+from tunery.bases import BaseModel
 from tunery.errors import EngineUnavailable, InvalidRequest, NotFound
-from tunery.messages import Adapter, Answer, Ask, BaseModel, Cancel, Done, Generate, Piece, Ping, Started, Usage
+from tunery.messages import Adapter, Answer, Ask, Cancel, Done, Generate, Piece, Ping, Started, Usage
 from tunery.serving import commands
 from tunery.serving.client import MOST_UNREAD, EngineClient, Unread
 from tunery.serving.engine import Engine

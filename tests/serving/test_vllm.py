@@ -12,8 +12,9 @@ from tests.serving.given import Running, ask, base_in, mount, run, shift_probe, 
 from tests.serving.reference_core import ReferenceCore
 from tests.serving.test_server import converse_in
 from tunery import serve
+from tunery.bases import BaseModel
 from tunery.errors import InvalidRequest
-from tunery.messages import Adapter, BaseModel, Cancel, JsonForm, Mounted, Ping, Pong, Refused
+from tunery.messages import Adapter, Cancel, JsonForm, Mounted, Ping, Pong, Refused
 from tunery.models.decoder import Decoder
 from tunery.models.probe import TOLERANCE, Probe
 from tunery.models.tokenizer import Tokenizer

@@ -236,7 +236,8 @@ def test_a_double_click_makes_one_job_and_coming_back_says_so_before_it_makes_an
     page.go_back()
     button(page, "Start training job").click()
     said = page.get_by_role("alert").filter(has_text="These choices were already started")
-    expect(said.get_by_role("link", name="See the job")).to_have_attribute("href", f"/studio/models/{made.id}")
+    seen = said.get_by_role("link", name="See the job")
+    expect(seen).to_have_attribute("href", f"/studio/models/{made.id}", timeout=20_000)
     assert len(jobs(studio)) == before + 1
     start(page)
     assert len(jobs(studio)) == before + 2

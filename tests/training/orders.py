@@ -5,7 +5,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tunery.messages import BaseModel, Dpo, Report, TrainingOrder
+from tunery.bases import BaseModel
+from tunery.messages import Dpo, Report, TrainingOrder
 from tunery.training.loop import train
 
 WORDS = ["quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "intent", "weather", "name", "which"]

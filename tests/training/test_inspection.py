@@ -9,9 +9,9 @@ import pytest
 
 from tests.examples.given import call, user
 from tests.training.orders import chat, order_in, preference, random_lines, write_lines
+from tunery.bases import BaseModel
 from tunery.errors import InvalidRequest
 from tunery.examples import seen
-from tunery.messages import BaseModel
 from tunery.models.tokenizer import Tokenizer
 from tunery.training.data import read
 from tunery.training.inspection import answered

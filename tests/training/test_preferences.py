@@ -16,9 +16,9 @@ from tests.training.orders import (
     write_lines,
 )
 from tests.training.test_loop import kinds, until_paused
+from tunery.bases import BaseModel
 from tunery.errors import InvalidRequest, TuneryError
 from tunery.messages import (
-    BaseModel,
     Checkpointed,
     Dpo,
     Failed,

@@ -12,9 +12,10 @@ from tunery.api.wire import Call, DataPlane, Family, JsonBody, decode, page, pag
 from tunery.catalog import Catalog, Start
 from tunery.errors import InvalidRequest
 from tunery.estimates import Estimates
-from tunery.jobs import Jobs, NewJob, Sought, trainable
+from tunery.jobs import Jobs, NewJob, Sought
 from tunery.records import Checkpoint, Event, Job, JobStatus
 from tunery.results import measured
+from tunery.suitability import trainable
 
 router = APIRouter()
 

@@ -2,9 +2,9 @@
 
 import msgspec
 
+from tunery.bases import BaseModel
 from tunery.examples.correcting import Correction
 from tunery.examples.repeats import Pairs
-from tunery.messages import BaseModel
 
 BINS = 24
 

@@ -12,8 +12,8 @@ from tempfile import mkdtemp
 import msgspec
 import torch
 
+from tunery.bases import BASE_FILE, BASE_NAME, BaseFile
 from tunery.errors import Conflict, InvalidRequest
-from tunery.messages import BASE_FILE, BASE_NAME, BaseFile
 from tunery.models import gguf, loader
 from tunery.models.decoder import Model, attend_causally
 from tunery.models.folders import written

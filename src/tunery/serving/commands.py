@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 
 from tunery import parent
+from tunery.bases import BaseModel
 from tunery.errors import InvalidRequest
-from tunery.messages import BaseModel
 
 Command = Callable[[BaseModel], list[str]]
 """Of an engine for a base, without its socket."""

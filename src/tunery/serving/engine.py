@@ -11,8 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from tunery.bases import BaseModel
 from tunery.errors import EngineUnavailable
-from tunery.messages import BaseModel, Generate, Mount, Mounted, Piece, Started, Usage
+from tunery.messages import Generate, Mount, Mounted, Piece, Started, Usage
 from tunery.models import loader
 from tunery.models.decoder import Model
 from tunery.models.tokenizer import Tokenizer

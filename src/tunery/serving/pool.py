@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
+from tunery.bases import BaseModel
 from tunery.errors import EngineUnavailable, NotFound
-from tunery.messages import Adapter, BaseModel, Done, Generate, Piece, Started
+from tunery.messages import Adapter, Done, Generate, Piece, Started
 from tunery.serving.client import EngineClient
 from tunery.serving.commands import Command
 

@@ -20,7 +20,8 @@ import msgspec
 import torch
 
 from tunery import parent
-from tunery.messages import Answer, Ask, BaseModel, Cancel, Done, Generate, Mount, Ping, Pong, Refused, Usage
+from tunery.bases import BaseModel
+from tunery.messages import Answer, Ask, Cancel, Done, Generate, Mount, Ping, Pong, Refused, Usage
 from tunery.serving.request import Deliver, Request
 from tunery.serving.wire import frame, read_frame
 
@@ -172,7 +173,7 @@ class Front:
 def parser(prog: str) -> argparse.ArgumentParser:
     """What every engine's process is told."""
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument("--base", required=True, help="messages.BaseModel as JSON")
+    parser.add_argument("--base", required=True, help="bases.BaseModel as JSON")
     parser.add_argument("--socket", required=True, type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")

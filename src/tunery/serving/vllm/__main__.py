@@ -5,7 +5,7 @@ import sys
 
 import msgspec
 
-from tunery.messages import BaseModel
+from tunery.bases import BaseModel
 from tunery.serving import server
 from tunery.serving.vllm.core import LlmCore
 from tunery.serving.vllm.engine import VllmEngine

@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from tunery.bases import BaseModel
 from tunery.errors import EngineUnavailable, OperationNotSupported
-from tunery.messages import Adapter, BaseModel, Generate, Mount, Mounted, Started
+from tunery.messages import Adapter, Generate, Mount, Mounted, Started
 from tunery.models.decoder import DecoderConfig
 from tunery.models.loader import read_config
 from tunery.models.probe import Probe

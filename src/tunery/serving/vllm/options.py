@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tunery.bases import BaseModel
 from tunery.errors import InvalidRequest
-from tunery.messages import BaseModel
 from tunery.models.decoder import TARGETS
 from tunery.models.probe import TOLERANCE
 

@@ -8,7 +8,8 @@ import msgspec
 
 from tunery import recipe
 from tunery.errors import InvalidRequest
-from tunery.jobs import PREFERENCE, NewJob
+from tunery.jobs import NewJob
+from tunery.suitability import PREFERENCE
 
 STEPS = ("model", "training", "validation", "options", "review")
 ADVANCED = "advanced"

@@ -7,12 +7,12 @@ import msgspec
 from tunery.catalog import Target
 from tunery.errors import InvalidRequest, NotFound
 from tunery.files import TRAINING
-from tunery.jobs import trainable
 from tunery.recipe import Recipe
 from tunery.records import File, FileStatus
 from tunery.studio.pages.create.draft import STEPS, Draft, step_of
 from tunery.studio.texts import t
 from tunery.studio.visitor import Visitor
+from tunery.suitability import trainable
 
 
 class Refusal(NamedTuple):

@@ -7,12 +7,12 @@ from nicegui.elements.mixins.validation_element import ValidationElement
 
 from tunery import recipe
 from tunery.catalog import CHAT
-from tunery.jobs import PREFERENCE
 from tunery.studio import parts
 from tunery.studio.pages.create.draft import ADVANCED, DPO_NUMBERS, NUMBERS, TRAINING_TYPES, field_of
 from tunery.studio.pages.create.findings import Found
 from tunery.studio.pages.create.wizard import Wizard
 from tunery.studio.texts import shown_number, t
+from tunery.suitability import PREFERENCE
 
 
 async def build(wizard: Wizard) -> None:
