@@ -18,6 +18,8 @@ from tunery.store.tables import assignments, principals
 
 FREE_FAILURES = 5
 """Wrong secrets in a row before each further one costs a wait, which doubles."""
+FIRST_WAIT = 2
+"""Seconds. The clock counts whole ones, so a wait of one could be over at once."""
 LONGEST_WAIT = 60
 SHORTEST_PASSWORD = 8
 
@@ -134,7 +136,8 @@ class Principals:
 
     def _note_failure(self, principal: Principal) -> None:
         failures = principal.failures + 1
-        wait = min(LONGEST_WAIT, 2 ** (failures - FREE_FAILURES)) if failures >= FREE_FAILURES else 0
+        past = failures - FREE_FAILURES
+        wait = min(LONGEST_WAIT, FIRST_WAIT * 2**past) if past >= 0 else 0
         self._update(principal, {"failures": failures, "locked_until": self._store.now() + wait if wait else 0})
 
     def _update(self, principal: Principal, values: dict[str, Any]) -> None:
