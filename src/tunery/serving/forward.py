@@ -13,7 +13,8 @@ from numba import carray, float32, int64, prange, void
 from numpy.typing import NDArray
 
 from tunery.serving.kernels import MATH, add_to_rows, attend_rows, exp, norm_row
-from tunery.serving.products import floats_at, multiply
+from tunery.serving.products import multiply
+from tunery.serving.tiles import floats_at
 
 Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
@@ -30,7 +31,7 @@ class Blocks(NamedTuple):
     """A decoder's L blocks: addresses of its weights, and sizes."""
 
     matrices: Places
-    """[L, 4, 4]: `PanelLinear.place` of each group."""
+    """[L, 4, 5]: `PanelLinear.place` of each group."""
     norms: Places
     """[L, 4]: where the norms' weights lie: before attention, before feed forward, of query and key heads (or 0)."""
     heads: int

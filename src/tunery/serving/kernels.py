@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tunery.serving.products import FLOAT_BYTES, floats_at
+from tunery.serving.tiles import FLOAT_BYTES, floats_at
 
 MATH = {"reassoc", "contract", "arcp", "nsz"}
 Places = NDArray[np.int64]
