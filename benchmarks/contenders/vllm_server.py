@@ -14,7 +14,8 @@ def main() -> None:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", work["base"]]
     command += ["--served-model-name", "base", "--dtype", "float32", "--enforce-eager", "--host", "127.0.0.1"]
     command += ["--port", str(work["port"]), "--max-model-len", str(work["longest"]), "--enable-lora"]
-    command += ["--max-loras", "8", "--max-lora-rank", "16", "--max-num-seqs", str(work["slots"])]
+    loras = str(max(1, len(work["adapters"])))  # as many as a batch may have here, so that none has to wait for a place
+    command += ["--max-loras", loras, "--max-lora-rank", "16", "--max-num-seqs", str(work["slots"])]
     command += ["--lora-modules", *(f"{n}={a['directory']}" for n, a in enumerate(work["adapters"]))]
     environment = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "2",
