@@ -17,7 +17,7 @@ GONE = Adapter(digest="0" * 64, directory="nowhere")
 
 
 class Requests(RuleBasedStateMachine):
-    """A small engine: little room, few rows, one or two adapters in memory at a time."""
+    """A small engine: little room, few rows, one or two adapters in memory at a time, drafts in every step."""
 
     base: BaseModel
     decoder: Decoder
@@ -27,7 +27,7 @@ class Requests(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        limits = Limits(cache_tokens=400, max_rows=5, step_tokens=48, max_waiting=6, adapter_bytes=1)
+        limits = Limits(cache_tokens=400, max_rows=5, step_tokens=48, max_waiting=6, adapter_bytes=1, draft_rows=8)
         self.engine = Engine(self.base, self.decoder, self.tokenizer, limits)
         self.going: list[Running] = []
 
@@ -74,10 +74,10 @@ class Requests(RuleBasedStateMachine):
                 assert set(one.texts) == {self.answer(asked.prompts[0], asked.adapter, asked.max_tokens)}
 
     def answer(self, prompt: str, adapter: Adapter | None, max_tokens: int) -> str:
-        """What a request alone in a fresh engine gets."""
+        """What a request alone in a fresh engine without drafts gets."""
         key = (prompt, adapter, max_tokens)
         if key not in self.expected:
-            engine = Engine(self.base, self.decoder, self.tokenizer)
+            engine = Engine(self.base, self.decoder, self.tokenizer, Limits(draft_rows=1))
             self.expected[key] = run(engine, ask(prompt, adapter=adapter, max_tokens=max_tokens))[0].text()
         return self.expected[key]
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tests.serving.given import new_cache
 from tunery.messages import Adapter
 from tunery.serving.cache import KVCache
+from tunery.serving.drafts import PromptLookup
 from tunery.serving.prefix import BLOCK_SIZE
 from tunery.serving.scheduler import Chunk, Scheduler, Sequence
 
@@ -32,12 +33,19 @@ class Room:
 
 
 def make(
-    blocks: int = 8, *, max_rows: int = 4, step_tokens: int = 32, beside_tokens: int = 32
+    blocks: int = 8, *, max_rows: int = 4, step_tokens: int = 32, beside_tokens: int = 32, draft_rows: int = 0
 ) -> tuple[Scheduler, KVCache, Room]:
     cache = new_cache(blocks * BLOCK_SIZE)
     room = Room()
-    limits = {"max_rows": max_rows, "step_tokens": step_tokens, "beside_tokens": beside_tokens}
-    return Scheduler(cache, room, **limits), cache, room
+    scheduler = Scheduler(
+        cache,
+        room,
+        max_rows=max_rows,
+        step_tokens=step_tokens,
+        beside_tokens=beside_tokens,
+        draft_rows=draft_rows,
+    )
+    return scheduler, cache, room
 
 
 numbers = itertools.count()
@@ -243,3 +251,40 @@ def test_every_sequence_finishes_and_everything_is_given_back(loads: list[tuple[
     assert not ends
     assert cache.num_available == cache.num_blocks
     assert not +room.pinned
+
+
+def decoding(scheduler: Scheduler, *, count: int = 1, length: int = 12) -> list[Sequence]:
+    """Some that repeat themselves and are about to compute their last token of so many."""
+    sequences = []
+    for number in range(count):
+        tokens = [10 * number + place % 3 for place in range(length - 1)]
+        sequences.append(Sequence(owner="a", adapter=None, tokens=tokens, lookup=PromptLookup()))
+        scheduler.add(sequences[-1])
+    for chunk in scheduler.schedule():
+        chunk.sequence.tokens.append(chunk.sequence.tokens[-3])
+    return sequences
+
+
+def test_those_that_decode_share_what_drafts_may_fill() -> None:
+    scheduler, _, _ = make(draft_rows=5)
+    sequences = decoding(scheduler, count=2)
+    chunks = scheduler.schedule()
+    assert [(chunk.sequence, len(chunk.draft)) for chunk in chunks] == [(sequences[0], 1), (sequences[1], 2)]
+    assert [one.table.length - len(one.tokens) for one in sequences] == [1, 2]
+    scheduler.accept(chunks[1], 1)
+    assert sequences[1].table.length == len(sequences[1].tokens) + 1
+
+
+def test_nothing_is_drafted_beside_prompts() -> None:
+    scheduler, _, _ = make(draft_rows=8)
+    decoding(scheduler)
+    scheduler.add(sequence(20))
+    assert [chunk.draft for chunk in scheduler.schedule()] == [[], []]
+
+
+def test_a_draft_takes_no_room_that_isn_t_free() -> None:
+    for blocks, drafted in ((2, 0), (3, 2)):
+        scheduler, _, _ = make(blocks=blocks, draft_rows=8)
+        decoding(scheduler, length=2 * BLOCK_SIZE)
+        (chunk,) = scheduler.schedule()
+        assert len(chunk.draft) == drafted

@@ -11,10 +11,14 @@ from tunery.serving.adapters import BatchLora, members_of
 from tunery.serving.cache import BlockTable, KVCache
 from tunery.serving.kernels import groups_of
 from tunery.serving.products import PanelLinear
+from tunery.serving.tiles import ROWS
 
 
 class CompiledBlocks:
     """Of a float32 decoder on the CPU whose linear layers are panels."""
+
+    cheap_rows = ROWS
+    """See `Runner.cheap_rows`: those of a tile."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder

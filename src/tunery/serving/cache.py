@@ -109,6 +109,11 @@ class KVCache:
         table.blocks += grown
         table.length += tokens
 
+    def settle(self, table: BlockTable, length: int) -> None:
+        """Only the first `length` tokens count; the room that `extend` made for more stays, with what is in it."""
+        assert length <= len(table.blocks) * BLOCK_SIZE
+        table.length = length
+
     def fork(self, table: BlockTable) -> BlockTable:
         """A second sequence with the same tokens so far; takes no block yet."""
         copy = BlockTable()

@@ -23,6 +23,7 @@ from tunery.serving.backlog import Backlog
 from tunery.serving.cache import KVCache
 from tunery.serving.choice import Choice
 from tunery.serving.compiled import kernels_for, linear_for, operations_for
+from tunery.serving.drafts import PromptLookup
 from tunery.serving.proof import prove
 from tunery.serving.request import Deliver, Prompt, Request, guarded
 from tunery.serving.runner import Runner, Span
@@ -45,6 +46,8 @@ class Limits:
     """Of prompts, computed in one step: longer ones are cut into such pieces."""
     beside_tokens: int = 128
     """The same while others decode: each of them waits for as long as this takes."""
+    draft_rows: int | None = None
+    """Tokens of a step that drafts may fill it up to; None: as many as take hardly longer than one."""
     max_waiting: int = 256
     """Sequences that wait for room."""
     max_waiting_tokens: int = 262_144
@@ -84,6 +87,7 @@ class Engine:
             max_rows=self._limits.max_rows,
             step_tokens=self._limits.step_tokens,
             beside_tokens=self._limits.beside_tokens,
+            draft_rows=self._runner.cheap_rows if self._limits.draft_rows is None else self._limits.draft_rows,
         )
         self._backlog = Backlog(max_sequences=self._limits.max_waiting, max_tokens=self._limits.max_waiting_tokens)
         self._arrivals = Arrivals(tokenizer)
@@ -192,10 +196,10 @@ class Engine:
         sequence, part = chunk.sequence, self._parts[chunk.sequence]
         scores_prompt = part.choice is None and part.request.scores_prompts
         return Span(
-            tokens=sequence.tokens[chunk.start : chunk.start + chunk.count],
+            tokens=sequence.tokens[chunk.start : chunk.start + chunk.count] + chunk.draft,
             table=sequence.table,
             adapter=self._adapters.get(sequence.adapter) if sequence.adapter else None,
-            wanted=chunk.count if scores_prompt else int(chunk.complete),
+            wanted=chunk.count if scores_prompt else int(chunk.complete) + len(chunk.draft),
         )
 
     def _settle(self, chunks: list[Chunk], logits: list[Tensor]) -> None:
@@ -207,7 +211,7 @@ class Engine:
                 if part.choice is None:
                     self._settle_prompt(chunk, part, rows)
                 elif chunk.complete:
-                    self._advance(chunk.sequence, rows[-1])
+                    self._go_on(chunk, rows)
 
     def _settle_prompt(self, chunk: Chunk, part: Part, rows: Tensor) -> None:
         request, prompt = part.request, part.prompt
@@ -226,7 +230,17 @@ class Engine:
         for sequence, choice in zip(sequences, prompt.choices, strict=True):
             self._parts[sequence] = Part(request, prompt, choice)
         for sequence in sequences:
+            sequence.lookup = PromptLookup()
             self._advance(sequence, rows[-1])
+
+    def _go_on(self, chunk: Chunk, rows: Tensor) -> None:
+        """Decides the tokens that rows [1 + draft, V] are for, as far as the draft comes true."""
+        sequence = chunk.sequence
+        for accepted, row in enumerate(rows):
+            self._scheduler.accept(chunk, accepted)
+            self._advance(sequence, row)
+            if sequence not in self._parts or sequence.tokens[-1:] != chunk.draft[accepted : accepted + 1]:
+                return
 
     def _advance(self, sequence: Sequence, logits: Tensor) -> None:
         """Decides the next token of a choice from logits [V], and hands out what it brings."""

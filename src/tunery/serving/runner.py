@@ -13,7 +13,7 @@ from tunery.serving.cache import BatchAttention, BlockTable, KVCache
 from tunery.serving.compiled import blocks_for
 
 MOST_LOOKED_AT = 8192
-"""Tokens that those of prompts see, added up; beyond it attention as products of matrices is worth its many calls."""
+"""Tokens that those of longer pieces see, added up; beyond it products of matrices are worth their many calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,11 @@ class Runner:
         self.decoder = decoder
         self._blocks = blocks_for(decoder)
 
+    @property
+    def cheap_rows(self) -> int:
+        """Up to so many a step takes hardly longer than for one: it reads the weights once."""
+        return self._blocks.cheap_rows if self._blocks else 1
+
     def run(self, cache: KVCache, spans: Sequence[Span]) -> Tensor:
         """Fills the cache and returns the spans' wanted logits [rows, V]. Spans of one adapter come together."""
         if not spans:
@@ -57,7 +62,7 @@ class Runner:
         chunks: list[tuple[BlockTable, int]],
         lora: BatchLora | None,
     ) -> Tensor:
-        looked_at = sum(count * table.length for table, count in chunks if count > 1)
+        looked_at = sum(count * table.length for table, count in chunks if count > self.cheap_rows)
         if self._blocks and looked_at <= MOST_LOOKED_AT:
             return self._blocks.hidden(tokens, positions, cache, chunks, lora)
         return self.decoder.hidden(tokens, positions, BatchAttention(cache, chunks), lora)

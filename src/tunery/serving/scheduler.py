@@ -7,11 +7,12 @@ from what the cache still has of it. An owner with less than its share of rows m
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tunery.messages import Adapter
 from tunery.serving.cache import BlockTable, KVCache
+from tunery.serving.drafts import PromptLookup
 from tunery.serving.fairness import TokenCounters, shares
 from tunery.serving.prefix import BLOCK_SIZE, Scope
 
@@ -45,6 +46,8 @@ class Sequence:
     table: BlockTable = field(default_factory=BlockTable)
     cached_tokens: int | None = None
     """What the cache had of it when it first ran."""
+    lookup: PromptLookup | None = None
+    """Drafts its next tokens, once it decodes."""
 
     @property
     def missing(self) -> int:
@@ -58,31 +61,40 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """`count` tokens of a sequence that a step computes; `start` is the place of the first."""
+    """`count` tokens of a sequence that a step computes, and its draft; `start` is the place of the first."""
 
     sequence: Sequence
     start: int
     count: int
+    draft: list[int] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
-        """The chunk's last row decides the sequence's next token."""
+        """The chunk's last tokens decide what comes next."""
         return self.start + self.count == len(self.sequence.tokens)
 
 
 class Scheduler:
     """At most `max_rows` sequences run at once. A step takes `step_tokens` of prompts, and only `beside_tokens` of them
-    while others decode, who would wait for the rest.
+    while others decode, who would wait for the rest. Drafts fill it up to `draft_rows` tokens.
     """
 
     def __init__(
-        self, cache: KVCache, adapters: AdapterRoom, *, max_rows: int, step_tokens: int, beside_tokens: int
+        self,
+        cache: KVCache,
+        adapters: AdapterRoom,
+        *,
+        max_rows: int,
+        step_tokens: int,
+        beside_tokens: int,
+        draft_rows: int,
     ) -> None:
         self._cache = cache
         self._adapters = adapters
         self._max_rows = max_rows
         self._step_tokens = step_tokens
         self._beside_tokens = min(beside_tokens, step_tokens)
+        self._draft_rows = draft_rows
         self._counters = TokenCounters()
         self._waiting: defaultdict[str, deque[Sequence]] = defaultdict(deque)
         self.running: list[Sequence] = []
@@ -115,7 +127,16 @@ class Scheduler:
                 chunks.append(Chunk(sequence, sequence.table.length, count))
                 self._cache.extend(sequence.table, count)
                 self._counters.charge(sequence.owner, count)
-        return chunks
+        return self._with_drafts(chunks)
+
+    def accept(self, chunk: Chunk, count: int) -> None:
+        """The first `count` tokens of its draft have come true so far: called with 0, 1 and so on."""
+        sequence = chunk.sequence
+        self._cache.settle(sequence.table, chunk.start + chunk.count + count)
+        if count:
+            self._counters.charge(sequence.owner, 1)
+        if sequence.lookup:
+            sequence.lookup.judge(len(chunk.draft), count)
 
     def computed(self, sequence: Sequence) -> None:
         """The chunks of a sequence are run: others may begin with them."""
@@ -229,6 +250,25 @@ class Scheduler:
                 yield sequence
                 if not sequence.table.length:
                     first.add(beginning)
+
+    def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Those that decode share what is left of `draft_rows`, where there is room without taking anybody's."""
+        spare = self._draft_rows - sum(chunk.count for chunk in chunks)
+        drafted = []
+        for place, chunk in enumerate(chunks):
+            draft = self._draft(chunk.sequence, spare // (len(chunks) - place)) if chunk.count == 1 else []
+            spare -= len(draft)
+            drafted.append(replace(chunk, draft=draft))
+        return drafted
+
+    def _draft(self, sequence: Sequence, most: int) -> list[int]:
+        if sequence.lookup is None or most < 1:
+            return []
+        draft = sequence.lookup.draft(sequence.tokens, most)
+        if self._cache.blocks_to_extend(sequence.table, len(draft)) > self._cache.num_available:
+            return []
+        self._cache.extend(sequence.table, len(draft))
+        return draft
 
     def _make_room(self, sequence: Sequence, tokens: int) -> bool:
         if sequence not in self.running:
