@@ -57,7 +57,7 @@ def make(home: Path, count: int) -> None:
     account, blobs = rooms.accounts.first(), rooms.store.blobs
     base = rooms.settings.models / BUNDLED
     decoder = loader.load(str(base), "cpu", linear=linear_for("cpu"))
-    question = Tokenizer.load(base).chat_prompt([{"role": "user", "content": probe.QUESTION}], None)
+    question = probe.prompt(Tokenizer.load(base))
     for number in range(count):
         folder = home / "made"
         _adapter(decoder, number).save(folder, BUNDLED)

@@ -14,6 +14,7 @@ import uvicorn
 from tunery.deployments import Serving
 from tunery.errors import DeploymentNotFound, TuneryError
 from tunery.messages import Adapter, Done, Generate, Piece, Started, TokenLogprob, ToolCall
+from tunery.weights import Quantization, Weights
 
 STARTING_SECONDS = 10.0
 
@@ -39,15 +40,15 @@ class FakeGenerator:
     def __init__(self, script: Script | None = None) -> None:
         self.script = script or says("Hello")
         self.requests: list[Generate] = []
-        self.bases: list[str] = []
+        self.weights: list[Weights] = []
         self.given = 0
         """Events handed out so far."""
         self.cancelled = threading.Event()
         """Set once an answer was closed before its end."""
 
-    async def generate(self, base: str, request: Generate, /) -> AsyncGenerator[Event, None]:
+    async def generate(self, weights: Weights, request: Generate, /) -> AsyncGenerator[Event, None]:
         sent = msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=Generate)
-        self.bases.append(base)
+        self.weights.append(weights)
         self.requests.append(sent)
         ended = False
         try:
@@ -107,11 +108,17 @@ def piece(request: Generate, index: int, text: str, *, first: bool = False) -> P
     return Piece(id=request.id, index=index, text=text, logprobs=logprobs)
 
 
-def serving(name: str, *kinds: str, context_length: int = 8192, units: int | None = None) -> Serving:
+def serving(
+    name: str,
+    *kinds: str,
+    context_length: int = 8192,
+    units: int | None = None,
+    quantization: Quantization | None = None,
+) -> Serving:
     return Serving(
         name=name,
         model=f"gpt-35-turbo-0613.ft-{name}",
-        base_name="tiny",
+        weights=Weights("tiny", quantization),
         adapter=Adapter(digest=f"digest-of-{name}", directory=f"adapters/{name}"),
         kinds=frozenset(kinds or ("chat", "completion")),
         context_length=context_length,

@@ -25,6 +25,7 @@ from tunery.run import Bench
 from tunery.serve import Port
 from tunery.settings import Settings
 from tunery.studio import mount
+from tunery.weights import Agreement, Weights
 from tunery.worker import Worker
 
 VERSION = "2024-10-21"
@@ -36,32 +37,31 @@ ROOMY = {
     "max_tuned_deployments": 500,
 }
 """Limits for a service that many tests share."""
+AGREEMENT = Agreement(places=41, same_token=40, mean_difference=0.125, largest_difference=0.5)
 ClientT = TypeVar("ClientT", bound=openai.OpenAI)
 
 
 class FakeEngines(FakeGenerator):
-    """Answers what FakeGenerator was told to, and mounts what it is asked to unless `broken` says otherwise."""
+    """Answers what FakeGenerator was told to, and mounts what it is asked to unless `broken` says otherwise.
+
+    Quantised weights always agree alike.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.broken: TuneryError | None = None
         self.mounted: list[str] = []
-        self.running: dict[str, int | None] = {}
+        self.running: dict[Weights, int | None] = {}
 
-    async def start(self, base_name: str) -> None:
-        await self._bring_up(base_name)
-
-    async def mount(self, base_name: str, adapter: Adapter) -> None:
-        assert Path(adapter.directory).is_dir()
-        await self._bring_up(adapter.digest)
-
-    def processes(self) -> dict[str, int | None]:
-        return self.running
-
-    async def _bring_up(self, name: str) -> None:
+    async def mount(self, weights: Weights, adapter: Adapter | None) -> Agreement | None:
+        assert adapter is None or Path(adapter.directory).is_dir()
         if self.broken is not None:
             raise self.broken
-        self.mounted.append(name)
+        self.mounted.append(adapter.digest if adapter else str(weights))
+        return AGREEMENT if weights.quantization else None
+
+    def processes(self) -> dict[Weights, int | None]:
+        return self.running
 
 
 class Doors:

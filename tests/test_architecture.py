@@ -36,13 +36,13 @@ LAYERS = [
     {"examples", "recipe", "certificates", "roles", "sample"},
     {"store"},
     {"records", "messages", "settings"},
-    {"errors", "parent", "options", "bases", "host"},
+    {"errors", "parent", "options", "bases", "host", "weights"},
 ]
 ENGINES = {"training", "serving", "models"}
 ENGINE_MAY_IMPORT = {
     "training": {"bases", "models", "messages", "records", "errors", "examples", "parent", "host"},
-    "serving": {"bases", "models", "messages", "records", "errors", "parent"},
-    "models": {"bases", "messages", "records", "errors"},
+    "serving": {"bases", "models", "messages", "records", "errors", "parent", "weights"},
+    "models": {"bases", "messages", "records", "errors", "weights"},
 }
 SEAMS = {
     ("app", "tunery.training.local"),

@@ -108,7 +108,7 @@ def test_a_job_trains_an_added_base_and_its_adapter_loads_in_peft(shop: Shop, tm
     probe = Probe.load(folder)
     with torch.inference_mode():
         logits = model(torch.tensor([probe.token_ids])).logits[0]
-    assert probe.largest_difference(dict(enumerate(logits))) < 1e-3
+    assert probe.agreement(dict(enumerate(logits))).largest_difference < 1e-3
     with pytest.raises(Conflict, match="tuned model"):
         shop.catalog.refuse_removal("mine")
 

@@ -9,11 +9,12 @@ from tests.live import LiveService, live_service
 from tunery import app
 from tunery.catalog import BUNDLED
 from tunery.deploying import Wanted
-from tunery.errors import EngineStopped, TuneryError
+from tunery.errors import EngineStopped, InvalidRequest, TuneryError
 from tunery.messages import Adapter
 from tunery.records import DeploymentState
 from tunery.rooms import Services
 from tunery.settings import Settings
+from tunery.weights import Agreement, Weights
 
 
 class Mounter:
@@ -23,7 +24,7 @@ class Mounter:
         self.failures = list(failures)
         self.started = self.at_once = self.most_at_once = 0
 
-    async def start(self, _base_name: str) -> None:
+    async def mount(self, _weights: Weights, _adapter: Adapter | None) -> None:
         self.started += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -31,9 +32,6 @@ class Mounter:
         self.at_once -= 1
         if self.failures:
             raise self.failures.pop(0)
-
-    async def mount(self, _base_name: str, _adapter: Adapter) -> None:
-        raise AssertionError("only bases are deployed here")
 
 
 @pytest.fixture
@@ -73,6 +71,36 @@ def test_many_deployments_are_brought_up_a_few_at_a_time(rooms: Services) -> Non
     assert 1 < mounter.most_at_once < 5
 
 
+def test_an_outcome_of_weights_that_are_no_longer_wanted_settles_nothing(rooms: Services) -> None:
+    account, measured = (
+        rooms.accounts.first(),
+        Agreement(places=2, same_token=1, mean_difference=0.1, largest_difference=1),
+    )
+
+    class Slow:
+        """Others are wanted while the first are brought up."""
+
+        async def mount(self, weights: Weights, _adapter: Adapter | None) -> Agreement | None:
+            wanted = Wanted(model=BUNDLED, quantization="int8")
+            rooms.deployer.put(account, "d0", wanted, by="test")
+            return measured if weights.quantization else None
+
+    assert reconcile(rooms, Slow()) == [DeploymentState.CREATING]
+    asyncio.run(rooms.deployments.reconcile(Slow(), run_sync=anyio.to_thread.run_sync))
+    [settled] = rooms.deployments.all(account.id)
+    assert (settled.state, settled.agreement) == (DeploymentState.SUCCEEDED, measured)
+
+
+@pytest.mark.parametrize("elsewhere", [{"engine": "vllm"}, {"device": "cuda"}])
+def test_int8_is_refused_where_no_engine_of_this_service_has_it(tmp_path: Path, elsewhere: dict[str, str]) -> None:
+    rooms = app.services(Settings(home=tmp_path, **elsewhere))
+    with pytest.raises(InvalidRequest, match="own engine on the CPU") as refused:
+        rooms.deployer.put(rooms.accounts.first(), "d", Wanted(model=BUNDLED, quantization="int8"), by="test")
+    assert refused.value.param == "quantization"
+    assert rooms.deployments.all(rooms.accounts.first().id) == []
+    rooms.close()
+
+
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveService]:
     monkeypatch.setattr(app, "AGAIN_SECONDS", 0.01)
@@ -85,11 +113,11 @@ def test_a_full_disk_while_a_deployment_is_brought_up_ends_neither_the_service_n
 ) -> None:
     failures = [OSError("no space left on device")]
 
-    async def start(_base_name: str) -> None:
+    async def mount(_weights: Weights, _adapter: Adapter | None) -> None:
         if failures:
             raise failures.pop()
 
-    monkeypatch.setattr(service.engines, "start", start)
+    monkeypatch.setattr(service.engines, "mount", mount)
     body = {"sku": {"name": "Standard"}, "properties": {"model": {"name": BUNDLED, "format": "OpenAI"}}}
     assert service.arm("PUT", "/deployments/base", json=body).status_code == 201
     while (state := service.arm("GET", "/deployments/base").json()["properties"]["provisioningState"]) == "Creating":

@@ -17,6 +17,7 @@ from tunery.messages import Adapter
 from tunery.serving import commands
 from tunery.serving.pool import EnginePool
 from tunery.settings import Settings
+from tunery.weights import Weights
 
 
 class Given:
@@ -29,7 +30,7 @@ class Given:
         return Serving(
             name=name,
             model=name,
-            base_name=BUNDLED,
+            weights=Weights(BUNDLED),
             adapter=self._adapters.get(name),
             kinds=frozenset({CHAT, COMPLETION}),
             context_length=8192,
@@ -48,7 +49,7 @@ async def main() -> None:
     )
     application = app.web(rooms, engines)
     application.state.deployments = Given(work["adapters"])
-    await engines.start(BUNDLED)
+    await engines.mount(Weights(BUNDLED), None)
     server = uvicorn.Server(
         uvicorn.Config(app.entrance(application), port=settings.port, lifespan="off", log_level="warning")
     )

@@ -16,6 +16,7 @@ from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.database import one
 from tunery.store.tables import deployments
+from tunery.weights import QUANTIZATIONS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SKUS = ("Standard", "GlobalStandard", "DataZoneStandard", *PROVISIONED, *DEVELOPER)
@@ -32,6 +33,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     sku_name: str = "Standard"
     capacity: int | None = None
     tags: dict[str, str] | None = None
+    quantization: str | None = None
+    """None: the weights as they were trained on."""
     paused: bool | None = None
     """None: as it is."""
 
@@ -52,11 +55,12 @@ class Deployer:
         `owner` is the account that has the model, where it isn't `account` itself.
 
         Raises:
-            InvalidRequest: name, sku, capacity, model, version or source can't be; its param says which.
+            InvalidRequest: name, sku, capacity, model, version, source or quantization can't be; its param says which.
             Conflict: the model has a deployment already. QuotaExceeded: no deployment of that kind left.
         """
         check_name(name)
         sku = checked_sku(wanted.sku_name, wanted.capacity)
+        self._refuse_quantization(wanted.quantization)
         owner = owner or account
         target = self._target(owner, wanted)
         self._refuse_region(account, owner, target)
@@ -65,6 +69,7 @@ class Deployer:
             "sku_name": sku,
             "capacity": wanted.capacity,
             "tags": wanted.tags,
+            "quantization": wanted.quantization,
             "updated_at": now,
             "etag": etag(),
         }
@@ -74,9 +79,7 @@ class Deployer:
             existing = find(connection, account.id, name)
             if existing is not None:
                 _refuse_other_model(existing, wanted)
-                changes |= _second_life(connection, existing, sku)
-                if existing.state == DeploymentState.FAILED:
-                    changes |= {"state": DeploymentState.CREATING, "error": None}
+                changes |= _second_life(connection, existing, sku) | _fresh_start(existing, wanted)
                 connection.execute(sa.update(deployments).where(named(account.id, name)).values(changes))
             else:
                 self._refuse_if_impossible(connection, account.id, owner, target)
@@ -144,6 +147,24 @@ class Deployer:
         """Bases may be named as ARM does it, in two parts: gpt-35-turbo and 0613."""
         whole = f"{wanted.model}-{wanted.model_version}"
         return wanted.model if self._catalog.base(whole) is None else whole
+
+    def _refuse_quantization(self, quantization: str | None) -> None:
+        """What is known before an engine is started for it."""
+        if quantization is None:
+            return
+        if quantization not in QUANTIZATIONS:
+            raise InvalidRequest(
+                f"The quantization {quantization!r} is unknown. Use {' or '.join(QUANTIZATIONS)}, or leave it out for "
+                "the weights as they were trained on.",
+                param="quantization",
+            )
+        settings = self._settings
+        if settings.engine != "embedded" or settings.device != "cpu":
+            raise InvalidRequest(
+                f"{quantization} weights need this service's own engine on the CPU; it has the settings engine = "
+                f'"{settings.engine}" and device = "{settings.device}".',
+                param="quantization",
+            )
 
     def _refuse_region(self, account: Account, owner: Account, target: Target) -> None:
         if target.custom_model is None or owner.id == account.id or self._settings.tunes_in(account.location):
@@ -217,6 +238,13 @@ def _refuse_other_model(existing: Deployment, wanted: Wanted) -> None:
             "Delete the deployment first, or use another name.",
             code="CannotChangeDeploymentModel",
         )
+
+
+def _fresh_start(old: Deployment, wanted: Wanted) -> dict[str, Any]:
+    """One that failed is tried again; other weights are brought up like a new one's."""
+    if old.state != DeploymentState.FAILED and old.quantization == wanted.quantization:
+        return {}
+    return {"state": DeploymentState.CREATING, "error": None, "agreement": None}
 
 
 def _second_life(connection: Connection, old: Deployment, sku: str) -> dict[str, Any]:

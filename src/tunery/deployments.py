@@ -23,6 +23,7 @@ from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.database import many
 from tunery.store.tables import deployments
+from tunery.weights import Agreement, Weights
 
 AT_ONCE = 3
 """Deployments brought up at a time: one's adapter is read while another's answers its probe."""
@@ -33,12 +34,11 @@ ATTEMPTS = 3
 class Mounter(Protocol):
     """What deployments need of an engine: load the adapter and prove that it answers as the trainer did."""
 
-    async def start(self, base_name: str) -> None:
-        """Load a base. Raises a TuneryError that says why it doesn't answer."""
-        ...
+    async def mount(self, weights: Weights, adapter: Adapter | None) -> Agreement | None:
+        """Load a base, and an adapter if there is one, and run its probe; returns how closely quantised weights agree.
 
-    async def mount(self, base_name: str, adapter: Adapter) -> None:
-        """Load an adapter and run its probe. Raises a TuneryError that says why it doesn't answer."""
+        Raises a TuneryError that says why it doesn't answer.
+        """
         ...
 
 
@@ -47,7 +47,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     model: str
-    base_name: str
+    weights: Weights
     adapter: Adapter | None
     kinds: frozenset[str]
     context_length: int
@@ -123,7 +123,7 @@ class Deployments:
         return Serving(
             name=deployment.name,
             model=deployment.model,
-            base_name=base.model.name,
+            weights=Weights(base.model.name, deployment.quantization),
             adapter=None if deployment.adapter is None else self._catalog.adapter(deployment.adapter),
             kinds=base.kinds,
             context_length=base.model.context_length,
@@ -138,33 +138,29 @@ class Deployments:
 
         async def settle(deployment: Deployment) -> None:
             async with turns:
-                error = await self._bring_up(mounter, deployment)
-                state = DeploymentState.FAILED if error else DeploymentState.SUCCEEDED
-                await run_sync(self._settle, deployment, state, error)
+                outcome = await self._bring_up(mounter, deployment)
+                await run_sync(self._settle, deployment, outcome)
 
         async with asyncio.TaskGroup() as tasks:
             for deployment in creating:
                 tasks.create_task(settle(deployment))
         return len(creating)
 
-    async def _bring_up(self, mounter: Mounter, deployment: Deployment) -> str | None:
-        """Why it doesn't answer; None: it does."""
+    async def _bring_up(self, mounter: Mounter, deployment: Deployment) -> str | Agreement | None:
+        """Why it doesn't answer; otherwise what was measured, if anything was."""
         base = self._catalog.base(deployment.base)
         if base is None:
             return _base_gone(deployment)
+        weights = Weights(base.model.name, deployment.quantization)
+        adapter = None if deployment.adapter is None else self._catalog.adapter(deployment.adapter)
         why = ""
         for _ in range(ATTEMPTS):
             try:
-                if deployment.adapter is None:
-                    await mounter.start(base.model.name)
-                else:
-                    await mounter.mount(base.model.name, self._catalog.adapter(deployment.adapter))
+                return await mounter.mount(weights, adapter)
             except EngineStopped as stopped:
                 why = stopped.message
             except TuneryError as refused:
                 return refused.message
-            else:
-                return None
         return why
 
     def _creating(self) -> list[Deployment]:
@@ -172,13 +168,19 @@ class Deployments:
         with self._store.database.read() as connection:
             return many(connection, Deployment, query.order_by(deployments.c.seq))
 
-    def _settle(self, deployment: Deployment, state: DeploymentState, error: str | None) -> None:
+    def _settle(self, deployment: Deployment, outcome: str | Agreement | None) -> None:
+        """Nothing happens to one that was deleted or is wanted otherwise by now."""
         same = sa.and_(
             named(deployment.account_id, deployment.name),
             deployments.c.state == DeploymentState.CREATING,
             deployments.c.created_at == deployment.created_at,
+            deployments.c.quantization.is_not_distinct_from(deployment.quantization),
         )
-        values = {"state": state, "error": error, "updated_at": self._store.now(), "etag": etag()}
+        values: dict[str, Any] = {"updated_at": self._store.now(), "etag": etag()}
+        if isinstance(outcome, str):
+            values |= {"state": DeploymentState.FAILED, "error": outcome, "agreement": None}
+        else:
+            values |= {"state": DeploymentState.SUCCEEDED, "error": None, "agreement": outcome}
         with self._store.database.begin() as connection:
             connection.execute(sa.update(deployments).where(same).values(values))
 

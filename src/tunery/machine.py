@@ -12,6 +12,7 @@ from tunery import host
 from tunery.records import HELD, WAITING
 from tunery.store import Store
 from tunery.store.tables import jobs
+from tunery.weights import Quantization, Weights
 
 TRAINER = "tunery.training"
 
@@ -19,13 +20,14 @@ TRAINER = "tunery.training"
 class Engines(Protocol):
     """Who starts engines."""
 
-    def processes(self) -> dict[str, int | None]:
-        """Process ids of engines that run, by base; None: it is being started, or runs elsewhere."""
+    def processes(self) -> dict[Weights, int | None]:
+        """Process ids of engines that run, by weights; None: it is being started, or runs elsewhere."""
         ...
 
 
 class Engine(msgspec.Struct, frozen=True):
     base: str
+    quantization: Quantization | None
     memory_bytes: int | None
     """None: it is being started."""
 
@@ -60,11 +62,15 @@ class Machine:
             cores=len(os.sched_getaffinity(0)),
             memory_bytes=host.total_bytes(),
             memory_free_bytes=host.free_bytes(Path("/")),
-            engines=[Engine(base, _memory(pid)) for base, pid in sorted(self._engines.processes().items())],
+            engines=self._running(),
             training_bytes=sum(_memory(pid) or 0 for pid in trainers),
             running_jobs=sum(by_status.get(status, 0) for status in HELD),
             waiting_jobs=sum(by_status.get(status, 0) for status in WAITING),
         )
+
+    def _running(self) -> list[Engine]:
+        found = sorted(self._engines.processes().items(), key=lambda one: str(one[0]))
+        return [Engine(weights.base, weights.quantization, _memory(pid)) for weights, pid in found]
 
 
 def _memory(pid: int | None) -> int | None:

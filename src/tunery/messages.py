@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from tunery.bases import BaseModel
+from tunery.weights import Agreement
 
 # --- worker <-> trainer ---
 
@@ -276,7 +277,8 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True, tag="mount"):
     """Load an adapter, run its stored probe, and answer `Mounted` only if trainer and server agree."""
 
     id: str
-    adapter: Adapter
+    adapter: Adapter | None
+    """None: the base alone answers a probe."""
 
 
 class Ping(msgspec.Struct, frozen=True, kw_only=True, tag="ping"):
@@ -338,6 +340,8 @@ class Mounted(msgspec.Struct, frozen=True, kw_only=True, tag="mounted"):
     """The adapter is in memory and answered its probe as the trainer did."""
 
     id: str
+    agreement: Agreement | None = None
+    """Of quantised weights, which can't answer exactly so; None where no probe was written."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from tunery.weights import Agreement, Quantization
+
 
 class FileStatus(StrEnum):
     PENDING = "pending"  # stored, waits for its check; or still being fetched
@@ -329,6 +331,10 @@ class Deployment(Record, frozen=True, kw_only=True):
     sku_name: str = "Standard"
     capacity: int | None = None
     tags: dict[str, str] | None = None
+    quantization: Quantization | None = None
+    """None: the weights as they were trained on."""
+    agreement: Agreement | None = None
+    """Of quantised weights with those, as the engine measured it."""
     state: DeploymentState
     error: str | None = None
     etag: str

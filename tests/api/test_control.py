@@ -8,7 +8,9 @@ import requests
 
 from tests.api.test_jobs import BASE, tune
 from tests.live import LiveService
+from tunery.catalog import BUNDLED
 from tunery.errors import EngineUnavailable
+from tunery.weights import Weights
 
 
 def body(model: str, **sku: object) -> dict:
@@ -140,6 +142,50 @@ def test_a_deployment_whose_engine_refuses_is_failed_with_the_reason_and_can_be_
     assert unavailable.value.status_code == 503
     assert service.arm("PUT", "/deployments/broken", json=body(model)).status_code == 200
     assert settled(service, "broken")["properties"]["provisioningState"] == "Succeeded"
+
+
+CHANGE = {"places": 41, "sameToken": 40, "meanLogprobDifference": 0.125, "largestLogprobDifference": 0.5}
+
+
+def quantised(model: str, quantization: object) -> dict:
+    wanted = body(model)
+    wanted["properties"]["quantization"] = quantization
+    return wanted
+
+
+def test_int8_weights_are_declared_and_what_they_change_is_told(service: LiveService, model: str) -> None:
+    made = service.arm("PUT", "/deployments/int8", json=quantised(model, "int8")).json()
+    assert made["properties"]["quantization"] == "int8"
+    shown = settled(service, "int8")["properties"]
+    assert (shown["provisioningState"], shown["quantization"], shown["quantizationChange"]) == (
+        "Succeeded",
+        "int8",
+        CHANGE,
+    )
+    assert shown in [one["properties"] for one in service.arm("GET", "/deployments").json()["value"]]
+    service.azure().chat.completions.create(model="int8", messages=[{"role": "user", "content": "x"}])
+    assert service.engines.weights[-1] == Weights(BUNDLED, "int8")
+
+
+def test_other_weights_are_brought_up_anew_and_the_same_ones_are_not(service: LiveService, model: str) -> None:
+    service.arm("PUT", "/deployments/turned", json=quantised(model, "int8"))
+    settled(service, "turned")
+    same = service.arm("PUT", "/deployments/turned", json=quantised(model, "int8")).json()["properties"]
+    assert (same["provisioningState"], same["quantizationChange"]) == ("Succeeded", CHANGE)
+    other = service.arm("PUT", "/deployments/turned", json=quantised(model, None)).json()["properties"]
+    assert (other["provisioningState"], "quantization" in other) == ("Creating", False)
+    assert "quantizationChange" not in settled(service, "turned")["properties"]
+    service.azure().chat.completions.create(model="turned", messages=[{"role": "user", "content": "x"}])
+    assert service.engines.weights[-1] == Weights(BUNDLED)
+
+
+@pytest.mark.parametrize("quantization", ["int4", "INT8", "", "fp8", 8, True, ["int8"], {"bits": 8}])
+def test_an_unknown_quantization_is_refused_where_it_stands(service: LiveService, quantization: object) -> None:
+    response = service.arm("PUT", "/deployments/unknown", json=quantised(BASE, quantization))
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (400, "BadRequest")
+    assert "properties.quantization" in str(error["target"]) + error["message"]
+    assert service.arm("GET", "/deployments/unknown").status_code == 404
 
 
 def test_a_deployment_answers_and_its_use_is_noted(service: LiveService, model: str) -> None:

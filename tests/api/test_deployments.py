@@ -29,6 +29,7 @@ def test_a_key_deploys_under_a_name_of_its_holder_s(service: LiveService) -> Non
         ({"model": "unknown"}, "model"),
         ({"model": BASE, "sku": {"name": "Gold"}}, "sku.name"),
         ({"model": BASE, "sku": {"capacity": 10**7}}, "sku.capacity"),
+        ({"model": BASE, "quantization": "int4"}, "quantization"),
         ({"sku": {}}, "model"),
     ],
 )
@@ -37,6 +38,18 @@ def test_a_put_that_can_t_be_names_the_parameter_of_its_own_body(
 ) -> None:
     response = service.http("PUT", "/openai/deployments/refused", json=wanted)
     assert (response.status_code, response.json()["error"]["target"]) == (400, target)
+
+
+def test_a_key_declares_int8_weights_and_is_told_what_they_change(service: LiveService) -> None:
+    made = service.http("PUT", "/openai/deployments/key-int8", json={"model": BASE, "quantization": "int8"})
+    assert (made.status_code, made.json()["quantization"]) == (201, "int8")
+    settled(service, "key-int8")
+    assert service.http("GET", "/openai/deployments/key-int8").json()["quantization_change"] == {
+        "places": 41,
+        "same_token": 40,
+        "mean_logprob_difference": 0.125,
+        "largest_logprob_difference": 0.5,
+    }
 
 
 def test_a_second_deployment_of_a_custom_model_is_refused_by_name(service: LiveService) -> None:

@@ -7,15 +7,17 @@ import sys
 from tests.api.test_jobs import tune
 from tests.live import LiveService
 from tunery import host
+from tunery.catalog import BUNDLED
+from tunery.weights import Weights
 
 
 def test_memory_engines_and_queue_are_told(service: LiveService) -> None:
-    service.engines.running = {"smollm2-135m-instruct": os.getpid(), "starting": None}
+    service.engines.running = {Weights(BUNDLED, "int8"): os.getpid(), Weights("starting"): None}
     told = service.http("GET", "/openai/machine").json()
     assert 0 < told["memory_free_bytes"] < told["memory_bytes"]
     [ready, starting] = told["engines"]
-    assert ready["base"] == "smollm2-135m-instruct" and ready["memory_bytes"] > 10 * 1024**2
-    assert starting == {"base": "starting", "memory_bytes": None}
+    assert (ready["base"], ready["quantization"]) == (BUNDLED, "int8") and ready["memory_bytes"] > 10 * 1024**2
+    assert starting == {"base": "starting", "quantization": None, "memory_bytes": None}
     assert (told["running_jobs"], told["waiting_jobs"], told["training_bytes"]) == (0, 0, 0)
 
 

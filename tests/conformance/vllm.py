@@ -30,6 +30,7 @@ from tunery.serving import commands
 from tunery.serving.compiled import linear_for
 from tunery.serving.engine import Engine
 from tunery.serving.pool import EnginePool
+from tunery.weights import Weights
 
 ROOT = Path(__file__).parent.parent.parent
 PROMPTS = ("The capital of France is", "Once upon a time there was a", "def add(a, b):\n    ")
@@ -53,7 +54,7 @@ class Bench:
 
     async def ask(self, generate: Generate) -> Said:
         pieces = []
-        async for answer in self.pool.generate(self.base.name, generate):
+        async for answer in self.pool.generate(Weights(self.base.name), generate):
             if isinstance(answer, Piece):
                 pieces.append(answer)
         assert isinstance(answer, Done)
@@ -150,7 +151,9 @@ async def drawn(bench: Bench) -> None:
 
 async def cancelled(bench: Bench) -> None:
     """a client that goes away; the next one is served"""
-    answers = bench.pool.generate(bench.base.name, ask(PROMPTS[1], max_tokens=None, logit_bias={0: -100, 2: -100}))
+    answers = bench.pool.generate(
+        Weights(bench.base.name), ask(PROMPTS[1], max_tokens=None, logit_bias={0: -100, 2: -100})
+    )
     async for answer in answers:
         if isinstance(answer, Piece):
             break
@@ -171,9 +174,9 @@ async def prefixes(bench: Bench) -> None:
 async def mounted(bench: Bench) -> None:
     """an adapter is mounted if it answers its probe as trained, and not if it doesn't"""
     for adapter in bench.adapters:
-        await bench.pool.mount(bench.base.name, adapter)
+        await bench.pool.mount(Weights(bench.base.name), adapter)
     shift_probe(bench.adapters[1], -1.0)
-    await refused(EngineUnavailable, bench.pool.mount(bench.base.name, bench.adapters[1]))
+    await refused(EngineUnavailable, bench.pool.mount(Weights(bench.base.name), bench.adapters[1]))
 
 
 async def wrong(bench: Bench) -> None:

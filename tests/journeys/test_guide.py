@@ -56,15 +56,19 @@ class Arm:
             verify=env["REQUESTS_CA_BUNDLE"], timeout=30, **more,
         )  # fmt: skip
 
-    def deploy(self, name: str, model: str) -> dict[str, Any]:
+    def deploy(self, name: str, model: str, *, quantization: str | None = None) -> dict[str, Any]:
+        """New or known; as it is shown once it is settled."""
         data = json.dumps(
             {
                 "sku": {"name": "standard"},
-                "properties": {"model": {"format": "OpenAI", "name": model, "version": "1"}},
+                "properties": {
+                    "model": {"format": "OpenAI", "name": model, "version": "1"},
+                    "quantization": quantization,
+                },
             }
         )
         response = self.request("PUT", name, data=data)
-        assert response.status_code == 201, response.text
+        assert response.ok, response.text
         shown: dict[str, Any] = response.json()
         while shown["properties"]["provisioningState"] == "Creating":
             time.sleep(0.2)
@@ -146,6 +150,34 @@ def test_streamed_pieces_joined_are_the_unstreamed_answer(service: Service, tune
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert whole.choices[0].finish_reason == "stop"
     assert whole.model == tuned.fine_tuned_model
+
+
+def test_int8_weights_answer_beside_float32_ones_from_a_process_of_their_own_and_say_what_they_change(
+    service: Service, tuned: Any
+) -> None:
+    arm, client = Arm(service.environment()), service.azure()
+    question: Any = {"messages": DATA.held_out[0].messages(), "temperature": 0, "max_tokens": 16}
+    assert not service.children("tunery.serving", "--quantization")
+    exact = client.chat.completions.create(model="plain", **question)
+    made = arm.deploy("plain-int8", CHAT_BASE, quantization="int8")["properties"]
+    assert made["provisioningState"] == "Succeeded", made
+    [quantised] = service.children("tunery.serving", "--quantization int8")
+    assert set(service.children("tunery.serving")) > {quantised}
+    change = made["quantizationChange"]
+    assert change["places"] / 2 < change["sameToken"] <= change["places"]
+    assert 0 < change["meanLogprobDifference"] < change["largestLogprobDifference"]
+    rounded = client.chat.completions.create(model="plain-int8", **question)
+    assert rounded.choices[0].message.content
+    assert rounded.system_fingerprint != exact.system_fingerprint
+    assert client.chat.completions.create(model="plain", **question).choices == exact.choices
+
+    shown = arm.deploy("tickets", tuned.fine_tuned_model, quantization="int8")["properties"]
+    assert (shown["provisioningState"], shown["quantization"]) == ("Succeeded", "int8")
+    assert 0 < shown["quantizationChange"]["meanLogprobDifference"] < 1
+    answer = client.chat.completions.create(model="tickets", **question).choices[0].message.content
+    assert (answer or "").split(" ")[-1] == DATA.held_out[0].answer.split(" ")[-1]
+    assert service.children("tunery.serving", "--quantization int8") == [quantised]
+    arm.request("DELETE", "plain-int8")
 
 
 def test_a_second_deployment_of_the_model_and_its_deletion_are_refused_while_it_is_deployed(

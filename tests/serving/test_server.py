@@ -26,7 +26,9 @@ from tunery.serving.pool import EnginePool
 from tunery.serving.server import Connection, EngineThread
 from tunery.serving.server import Engine as AnyEngine
 from tunery.serving.wire import frame, read_frame
+from tunery.weights import Weights
 
+TINY = Weights("tiny")
 ENDLESS = {"max_tokens": None, "logit_bias": {0: -100.0, 2: -100.0}}
 
 
@@ -299,7 +301,7 @@ def with_pool(
         try:
             await asyncio.wait_for(use(pool), 60)
         finally:
-            last = pool.pid("tiny")
+            last = pool.pid(TINY)
             await pool.close()
             assert last is None or not alive(last)
 
@@ -307,7 +309,7 @@ def with_pool(
 
 
 async def pool_text(pool: EnginePool, generate: Generate) -> str:
-    return "".join([answer.text async for answer in pool.generate("tiny", generate) if isinstance(answer, Piece)])
+    return "".join([answer.text async for answer in pool.generate(TINY, generate) if isinstance(answer, Piece)])
 
 
 def test_the_pool_starts_one_engine_and_routes_by_base(
@@ -316,13 +318,28 @@ def test_the_pool_starts_one_engine_and_routes_by_base(
     async def use(pool: EnginePool) -> None:
         texts = await asyncio.gather(*(pool_text(pool, ask("The quick")) for _ in range(3)))
         assert len(set(texts)) == 1
-        await pool.mount("tiny", adapters[0])
-        await pool.mount("tiny", None)
+        await pool.mount(TINY, adapters[0])
+        await pool.mount(TINY, None)
         with pytest.raises(NotFound):
-            await pool.start("other")
+            await pool.mount(Weights("other"), None)
 
     with_pool(base, tmp_path / "engines", use)
     assert len(list((tmp_path / "engines").glob("*.log"))) == 1
+
+
+def test_quantised_weights_have_a_process_of_their_own_that_starts_when_they_are_asked_for(
+    base: BaseModel, tmp_path: Path, adapters: list[Adapter]
+) -> None:
+    async def use(pool: EnginePool) -> None:
+        assert await pool.mount(TINY, adapters[0]) is None
+        assert pool.processes() == {TINY: pool.pid(TINY)}
+        int8 = Weights("tiny", "int8")
+        measured = await pool.mount(int8, None)
+        assert measured is not None and measured.mean_difference > 0
+        assert pool.processes() == {TINY: pool.pid(TINY), int8: pool.pid(int8)}
+        assert pool.pid(TINY) != pool.pid(int8)
+
+    with_pool(base, tmp_path, use)
 
 
 def test_a_killed_engine_breaks_its_streams_and_the_next_request_starts_another(
@@ -331,10 +348,10 @@ def test_a_killed_engine_breaks_its_streams_and_the_next_request_starts_another(
     async def use(pool: EnginePool) -> None:
         assert pool.processes() == {}
         expected = await pool_text(pool, ask("The quick"))
-        answers = pool.generate("tiny", ask("0123", **ENDLESS))
+        answers = pool.generate(TINY, ask("0123", **ENDLESS))
         assert isinstance(await anext(answers), Started)
-        assert pool.processes() == {"tiny": pool.pid("tiny")}
-        os.kill(pool.pid("tiny"), signal.SIGKILL)
+        assert pool.processes() == {TINY: pool.pid(TINY)}
+        os.kill(pool.pid(TINY), signal.SIGKILL)
         with pytest.raises(EngineUnavailable):
             async for _ in answers:
                 pass
@@ -346,15 +363,15 @@ def test_a_killed_engine_breaks_its_streams_and_the_next_request_starts_another(
 
 def test_a_hung_engine_is_killed_and_its_streams_end_with_an_error(base: BaseModel, tmp_path: Path) -> None:
     async def use(pool: EnginePool) -> None:
-        answers = pool.generate("tiny", ask("0123", **ENDLESS))
+        answers = pool.generate(TINY, ask("0123", **ENDLESS))
         assert isinstance(await anext(answers), Started)
-        hung = pool.pid("tiny")
+        hung = pool.pid(TINY)
         os.kill(hung, signal.SIGSTOP)
         with pytest.raises(EngineUnavailable):
             async for _ in answers:
                 pass
         assert await pool_text(pool, ask("The quick"))
-        assert pool.pid("tiny") != hung
+        assert pool.pid(TINY) != hung
 
     with_pool(base, tmp_path, use, silence_seconds=1.0)
 
@@ -366,7 +383,7 @@ async def last_of(answers: AsyncIterator[Answer]) -> Answer:
 def test_200_open_streams_that_nobody_reads_stall_nobody_and_leave_nothing(base: BaseModel, tmp_path: Path) -> None:
     async def use(pool: EnginePool) -> None:
         expected = await pool_text(pool, ask("The quick"))
-        streams = [pool.generate("tiny", ask([5 + number] * 20, **ENDLESS, owner="many")) for number in range(200)]
+        streams = [pool.generate(TINY, ask([5 + number] * 20, **ENDLESS, owner="many")) for number in range(200)]
         for started in await asyncio.gather(*(anext(stream) for stream in streams)):
             assert isinstance(started, Started)
         assert await pool_text(pool, ask("The quick", owner="b")) == expected
@@ -399,13 +416,13 @@ def test_what_a_slow_reader_leaves_is_joined_and_nothing_is_lost() -> None:
 
 def test_an_engine_killed_between_requests_is_started_again(base: BaseModel, tmp_path: Path) -> None:
     async def use(pool: EnginePool) -> None:
-        await pool.start("tiny")
-        killed = pool.pid("tiny")
+        await pool.mount(TINY, None)
+        killed = pool.pid(TINY)
         os.kill(killed, signal.SIGKILL)
         wait = asyncio.create_task(asyncio.to_thread(wait_until, lambda: not alive(killed)))
         await wait
-        await pool.ping("tiny")
-        assert pool.pid("tiny") != killed
+        await pool.ping(TINY)
+        assert pool.pid(TINY) != killed
 
     with_pool(base, tmp_path, use)
 
@@ -416,7 +433,7 @@ def test_an_engine_that_cannot_start_says_where_its_log_is(base: BaseModel, tmp_
     async def use(pool: EnginePool) -> None:
         for _ in range(2):
             with pytest.raises(EngineUnavailable, match=r"engine-0\.log"):
-                await pool.start("tiny")
+                await pool.mount(TINY, None)
 
     with_pool(broken, tmp_path, use)
     assert "nowhere" in (tmp_path / "engine-0.log").read_text()

@@ -264,7 +264,7 @@ def test_the_setting_chooses_the_engine_and_wants_an_interpreter(base: BaseModel
     with pytest.raises(InvalidRequest, match="vllm_python"):
         serve.engine_command(Settings(home=tmp_path, engine="vllm"))
     chosen = serve.engine_command(Settings(engine="vllm", vllm_python=sys.executable, vllm_options={"max_loras": 4}))
-    assert "tunery.serving.vllm" in chosen(base)
-    assert '{"max_loras":4}' in chosen(base)
-    assert "tunery.serving.vllm" not in serve.engine_command(Settings())(base)
-    assert "VLLM_NO_USAGE_STATS=1" in chosen(base)
+    assert "tunery.serving.vllm" in chosen(base, None)
+    assert '{"max_loras":4}' in chosen(base, None)
+    assert "tunery.serving.vllm" not in serve.engine_command(Settings())(base, None)
+    assert "VLLM_NO_USAGE_STATS=1" in chosen(base, None)

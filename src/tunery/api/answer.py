@@ -91,7 +91,7 @@ def _head(kind: str, order: Order, serving: Serving) -> dict[str, Any]:
 def _fingerprint(serving: Serving) -> str:
     """Equal for equal weights: with the same seed and fingerprint the same answer may be expected."""
     digest = serving.adapter.digest if serving.adapter else ""
-    return "fp_" + hashlib.sha256(f"{serving.base_name}\n{digest}".encode()).hexdigest()[:10]
+    return "fp_" + hashlib.sha256(f"{serving.weights}\n{digest}".encode()).hexdigest()[:10]
 
 
 def _usage(done: Done) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tunery.errors import Allowance, OperationNotSupported
 from tunery.messages import Done, Generate
 from tunery.metering import Meter, Metered
 from tunery.throttle import Throttle, reserved_tokens
+from tunery.weights import Weights
 
 ORDERS = {CHAT: chat_order, COMPLETION: completion_order}
 UNFIT = {CHAT: ("chatCompletion", "/completions"), COMPLETION: ("completion", "/chat/completions")}
@@ -26,7 +27,7 @@ UNFIT = {CHAT: ("chatCompletion", "/completions"), COMPLETION: ("completion", "/
 class Generator(Protocol):
     """What answers requests: an embedded engine, or another one behind the same words."""
 
-    def generate(self, base: str, request: Generate, /) -> Events:
+    def generate(self, weights: Weights, request: Generate, /) -> Events:
         """Started, then pieces of all choices as they come, then Done. Closing it early cancels the request.
 
         Raises:
@@ -78,5 +79,5 @@ async def ask(kind: str, body: bytes, serving: Serving, *, account_id: int, desk
         ticket.settle(done.prompt_tokens + done.completion_tokens)
         desk.meter.count(Metered(account_id, serving.name, serving.made_at, serving.model), done)
 
-    events = counted(desk.generator.generate(serving.base_name, asked), settle)
+    events = counted(desk.generator.generate(serving.weights, asked), settle)
     return Answering(order, ticket.allowance, events)

@@ -1,7 +1,7 @@
 """Deployments on the data plane, for holders of a key: those of ARM, in the shape of 2022-12-01 (contract.md 1.7).
 
-Ours beside Azure's five: PUT under a name of one's own, pause, resume, usages; `sku`, `paused`, `last_used_at` and
-`expected_deletion` in what is shown.
+Ours beside Azure's five: PUT under a name of one's own, pause, resume, usages; `sku`, `quantization`,
+`quantization_change`, `paused`, `last_used_at` and `expected_deletion` in what is shown.
 """
 
 from typing import Annotated, Any, Literal
@@ -17,6 +17,7 @@ from tunery.errors import InvalidRequest, NotFound, WrongState
 from tunery.idle import End, IdleRule
 from tunery.metering import DAYS, MOST_DAYS, Meter
 from tunery.records import Deployment, DeploymentState, new_id
+from tunery.weights import Agreement
 
 router = APIRouter()
 
@@ -50,6 +51,7 @@ class Sku(msgspec.Struct, frozen=True):
 class PutBody(msgspec.Struct, frozen=True):
     model: str
     sku: Sku = Sku()
+    quantization: str | None = None
 
 
 class ScaleBody(msgspec.Struct, frozen=True):
@@ -78,7 +80,9 @@ def create_deployment(request: Request, call: DataPlane, body: JsonBody) -> Resp
 def put_deployment(request: Request, call: DataPlane, deployment: str, body: JsonBody) -> Response:
     """Create or update, as ARM's PUT does."""
     given = decode(body, PutBody)
-    wanted = Wanted(model=given.model, sku_name=given.sku.name, capacity=given.sku.capacity)
+    wanted = Wanted(
+        model=given.model, sku_name=given.sku.name, capacity=given.sku.capacity, quantization=given.quantization
+    )
     with in_words(PARAMETERS):
         stored, new = _deployer(request).put(call.account, deployment, wanted, by=call.caller.name)
     request.app.state.reconcile.set()
@@ -148,6 +152,7 @@ def _all_shown(request: Request, found: list[Deployment]) -> list[dict[str, Any]
 def _written(deployment: Deployment, end: End | None) -> dict[str, Any]:
     manual = deployment.sku_name == SKUS[MANUAL]
     capacity = {} if deployment.capacity is None else {"capacity": deployment.capacity}
+    change = deployment.agreement
     error = None if deployment.error is None else {"code": "internalFailure", "message": deployment.error}
     return {
         "id": deployment.name,
@@ -156,6 +161,8 @@ def _written(deployment: Deployment, end: End | None) -> dict[str, Any]:
         "owner": "organization-owner",
         "scale_settings": {"scale_type": MANUAL if manual else STANDARD, **capacity},
         "sku": {"name": deployment.sku_name, **capacity},
+        "quantization": deployment.quantization,
+        "quantization_change": None if change is None else _change(change),
         "paused": deployment.paused,
         "last_used_at": deployment.last_used_at,
         "expected_deletion": None if end is None else _end(end),
@@ -163,6 +170,15 @@ def _written(deployment: Deployment, end: End | None) -> dict[str, Any]:
         "created_at": deployment.created_at,
         "updated_at": deployment.updated_at,
         "error": error,
+    }
+
+
+def _change(agreement: Agreement) -> dict[str, Any]:
+    return {
+        "places": agreement.places,
+        "same_token": agreement.same_token,
+        "mean_logprob_difference": agreement.mean_difference,
+        "largest_logprob_difference": agreement.largest_difference,
     }
 
 

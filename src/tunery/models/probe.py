@@ -12,12 +12,23 @@ from torch import Tensor
 
 from tunery.errors import InvalidRequest
 from tunery.models.decoder import LowRank, Model, attend_causally
+from tunery.models.tokenizer import Tokenizer
+from tunery.weights import Agreement
 
 FILE = "probe.json"
 TOP = 5
+MOST_PLACES = 64
+"""Of a prompt; a longer one is looked at that many times, evenly."""
 QUESTION = "Say in one sentence what you can do for me."
 TOLERANCE = 1e-2
 """Nats: float32 sums in another order stay far below, a wrong template, scale or layer far above."""
+
+
+def prompt(tokenizer: Tokenizer) -> list[int]:
+    """QUESTION as a base is asked it."""
+    if tokenizer.has_chat_template:
+        return tokenizer.chat_prompt([{"role": "user", "content": QUESTION}], None)
+    return tokenizer.encode(QUESTION)
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,16 +47,22 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     def write(self, folder: Path) -> None:
         (folder / FILE).write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
-    def largest_difference(self, logits: Mapping[int, Tensor]) -> float:
-        """Between the trainer's log probabilities and those of `logits` ([vocab] by place), over all written ones."""
-        differences = []
+    def agreement(self, logits: Mapping[int, Tensor]) -> Agreement:
+        """Of the trainer's log probabilities with those of `logits` ([vocab] by place), over all written ones."""
+        differences, same_token = [], 0
         for place, top in self.top_logprobs.items():
             logprobs = torch.log_softmax(logits[place].float(), dim=-1)
             differences += [abs(float(logprobs[token]) - logprob) for token, logprob in top]
-        return max(differences)
+            same_token += bool(top) and int(logprobs.argmax()) == top[0][0]
+        return Agreement(
+            places=len(self.top_logprobs),
+            same_token=same_token,
+            mean_difference=sum(differences) / len(differences),
+            largest_difference=max(differences),
+        )
 
     def least_difference(self, top: Mapping[int, Mapping[int, float]]) -> float:
-        """The same for a server that tells its most likely tokens only (log probability by token, by place).
+        """The largest one to a server that tells its most likely tokens only (log probability by token, by place).
 
         Of a token that isn't among them it is known to be at most as likely as the least of those.
         """
@@ -60,8 +77,9 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(decoder: Model, lora: LowRank | None, token_ids: list[int]) -> Probe:
-    """The probe of a decoder with an adapter, at the prompt's last place and three before it."""
-    places = sorted({(len(token_ids) - 1) * part // 4 for part in (1, 2, 3, 4)})
+    """The probe of a decoder with an adapter, at every place of the prompt; see MOST_PLACES."""
+    last, count = len(token_ids) - 1, min(len(token_ids), MOST_PLACES)
+    places = [last * number // max(count - 1, 1) for number in range(count)]
     device = decoder.device
     with torch.inference_mode():
         ids, positions = torch.tensor(token_ids, device=device), torch.arange(len(token_ids), device=device)

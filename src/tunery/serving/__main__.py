@@ -4,7 +4,10 @@ from functools import partial
 
 from tunery.serving import server
 from tunery.serving.engine import Engine
+from tunery.weights import QUANTIZATIONS
 
 if __name__ == "__main__":
-    arguments = server.parser("python -m tunery.serving").parse_args()
-    server.main(arguments, partial(Engine.load, device=arguments.device))
+    parser = server.parser("python -m tunery.serving")
+    parser.add_argument("--quantization", choices=QUANTIZATIONS, help="of the weights; without: as they are")
+    arguments = parser.parse_args()
+    server.main(arguments, partial(Engine.load, device=arguments.device, quantization=arguments.quantization))

@@ -19,6 +19,7 @@ from tunery.messages import (
     Done,
     Generate,
     Mount,
+    Mounted,
     Piece,
     Ping,
     Pong,
@@ -27,6 +28,7 @@ from tunery.messages import (
     Usage,
 )
 from tunery.serving.wire import frame, read_frame
+from tunery.weights import Agreement
 
 MOST_UNREAD = 64
 """Answers that lie unread before pieces are joined."""
@@ -70,9 +72,13 @@ class EngineClient:
             if not finished:
                 connection.send(Cancel(id=key))
 
-    async def mount(self, adapter: Adapter) -> None:
-        """Returns when the adapter is in memory and answers its probe as the trainer did."""
-        await self._ask(Mount(id=uuid4().hex, adapter=adapter))
+    async def mount(self, adapter: Adapter | None) -> Agreement | None:
+        """Returns when the adapter is in memory and answers its probe as the trainer did; None: the base alone.
+
+        Of quantised weights it returns how closely they agree.
+        """
+        answer = await self._ask(Mount(id=uuid4().hex, adapter=adapter))
+        return answer.agreement if isinstance(answer, Mounted) else None
 
     async def ping(self) -> Usage | None:
         """What the engine holds; None if it keeps no books of it."""

@@ -8,10 +8,11 @@ import msgspec
 
 from tunery import parent
 from tunery.bases import BaseModel
-from tunery.errors import InvalidRequest
+from tunery.errors import EngineUnavailable, InvalidRequest
+from tunery.weights import Quantization
 
-Command = Callable[[BaseModel], list[str]]
-"""Of an engine for a base, without its socket."""
+Command = Callable[[BaseModel, Quantization | None], list[str]]
+"""Of an engine for a base, without its socket. Raises EngineUnavailable for a quantization that it hasn't."""
 
 VLLM_ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
@@ -25,13 +26,13 @@ VLLM_ENVIRONMENT = {
 
 def embedded(*, threads: int, device: str) -> Command:
     """Our own engine, in this environment."""
-    return lambda base: [
-        *parent.HARDLY_SPINNING,
-        sys.executable,
-        "-m",
-        "tunery.serving",
-        *_common(base, threads, device),
-    ]
+    start = [*parent.HARDLY_SPINNING, sys.executable, "-m", "tunery.serving"]
+
+    def command(base: BaseModel, quantization: Quantization | None) -> list[str]:
+        quantized = ["--quantization", quantization] if quantization else []
+        return [*start, *_common(base, threads, device), *quantized]
+
+    return command
 
 
 def vllm(python: str, *, threads: int, device: str, options: Mapping[str, object]) -> Command:
@@ -48,7 +49,13 @@ def vllm(python: str, *, threads: int, device: str, options: Mapping[str, object
     environment = [f"{name}={value}" for name, value in VLLM_ENVIRONMENT.items()]
     start = [*parent.HARDLY_SPINNING, *environment, f"OMP_NUM_THREADS={threads}", python, "-m", "tunery.serving.vllm"]
     given = ["--options", msgspec.json.encode(options).decode()]
-    return lambda base: [*start, *_common(base, threads, device), *given]
+
+    def command(base: BaseModel, quantization: Quantization | None) -> list[str]:
+        if quantization:
+            raise EngineUnavailable(f"vLLM holds weights as they were trained on here, not {quantization} ones.")
+        return [*start, *_common(base, threads, device), *given]
+
+    return command
 
 
 def _common(base: BaseModel, threads: int, device: str) -> list[str]:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tunery.errors import InvalidRequest
 from tunery.models.decoder import Decoder, DenseLinear, Model, Operations
 from tunery.models.loader import MakeLinear
+from tunery.weights import Quantization
 
 if TYPE_CHECKING:
     from tunery.serving.blocks import CompiledBlocks
@@ -22,13 +24,16 @@ def kernels_for(device: torch.device | str, dtype: torch.dtype) -> ModuleType | 
     return kernels
 
 
-def linear_for(device: torch.device | str) -> MakeLinear:
-    """The fastest kind of linear layer for float32."""
-    if kernels_for(device, torch.float32) is None:
+def linear_for(device: torch.device | str, quantization: Quantization | None = None) -> MakeLinear:
+    """The fastest kind of linear layer for float32. Raises InvalidRequest where quantised ones can't run."""
+    compiled = kernels_for(device, torch.float32) is not None
+    if not compiled and quantization:
+        raise InvalidRequest(f"{quantization} weights run on the CPU alone, where numba has a wheel for the platform.")
+    if not compiled:
         return DenseLinear
-    from tunery.serving.products import PanelLinear  # noqa: PLC0415
+    from tunery.serving.products import PanelLinear, QuantizedPanelLinear  # noqa: PLC0415
 
-    return PanelLinear
+    return QuantizedPanelLinear if quantization else PanelLinear
 
 
 def blocks_for(model: Model) -> "CompiledBlocks | None":

@@ -7,16 +7,19 @@ What a request gets doesn't depend on the others in its batch, save for the roun
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tunery.bases import BaseModel
-from tunery.errors import EngineUnavailable
-from tunery.messages import Generate, Mount, Mounted, Piece, Started, Usage
-from tunery.models import loader
+from tunery.errors import EngineUnavailable, InvalidRequest
+from tunery.messages import Adapter, Generate, Mount, Mounted, Piece, Started, Usage
+from tunery.models import loader, probe
 from tunery.models.decoder import Model
+from tunery.models.probe import Probe
 from tunery.models.tokenizer import Tokenizer
+from tunery.serving import proof
 from tunery.serving.adapters import AdapterStore, served
 from tunery.serving.arrivals import Arrivals
 from tunery.serving.backlog import Backlog
@@ -24,11 +27,11 @@ from tunery.serving.cache import KVCache
 from tunery.serving.choice import Choice
 from tunery.serving.compiled import kernels_for, linear_for, operations_for
 from tunery.serving.drafts import PromptLookup
-from tunery.serving.proof import prove
 from tunery.serving.request import Deliver, Prompt, Request, guarded
 from tunery.serving.runner import Runner, Span
 from tunery.serving.sampler import score
 from tunery.serving.scheduler import Chunk, Scheduler, Sequence
+from tunery.weights import Agreement, Quantization
 
 LOADING_SECONDS = 0.05
 """To wait for an adapter when there is nothing else to do; then new requests are looked at."""
@@ -68,8 +71,18 @@ class Part:
 class Engine:
     """`submit`, then `step` while `busy`."""
 
-    def __init__(self, base: BaseModel, decoder: Model, tokenizer: Tokenizer, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        decoder: Model,
+        tokenizer: Tokenizer,
+        limits: Limits | None = None,
+        *,
+        unquantized: Probe | None = None,
+    ) -> None:
+        """`unquantized`: what the base answered before its weights were quantised; None: they are as trained."""
         self._limits = limits or Limits()
+        self._unquantized = unquantized
         self._runner = Runner(decoder)
         self._tokenizer = tokenizer
         config = decoder.config
@@ -95,9 +108,24 @@ class Engine:
         self._parts: dict[Sequence, Part] = {}
 
     @classmethod
-    def load(cls, base: BaseModel, *, device: str = "cpu", limits: Limits | None = None) -> "Engine":
-        decoder = loader.load(base.directory, device, linear=linear_for(device), operations=operations_for(device))
-        return cls(base, decoder, Tokenizer.load(base.directory), limits)
+    def load(
+        cls,
+        base: BaseModel,
+        *,
+        device: str = "cpu",
+        quantization: Quantization | None = None,
+        limits: Limits | None = None,
+    ) -> "Engine":
+        """Raises InvalidRequest for a base, or a quantization of it, that can't run here."""
+        if quantization and not loader.is_ours(Path(base.directory)):
+            raise InvalidRequest(f"{base.name} runs through transformers, where there are no {quantization} weights.")
+        linear, operations = linear_for(device, quantization), operations_for(device)
+        tokenizer = Tokenizer.load(base.directory)
+        unquantized = None
+        if quantization:
+            unquantized = probe.measure(loader.load(base.directory, device), None, probe.prompt(tokenizer))
+        decoder = loader.load(base.directory, device, linear=linear, operations=operations)
+        return cls(base, decoder, tokenizer, limits, unquantized=unquantized)
 
     def use_this_thread(self) -> None:
         if kernels := kernels_for("cpu", torch.float32):
@@ -134,7 +162,7 @@ class Engine:
             self._drop(sequence)
 
     def mount(self, mount: Mount, deliver: Deliver) -> None:
-        """Loads an adapter and compares its answer with the trainer's; `deliver` gets Mounted or Refused."""
+        """Loads an adapter, if one is named, and has a probe answered; `deliver` gets Mounted or Refused."""
         self._mounts.append((mount, deliver))
 
     @torch.inference_mode()
@@ -265,11 +293,21 @@ class Engine:
 
     def _settle_mounts(self) -> None:
         """Answers those whose adapter is there."""
-        for mount, deliver in [one for one in self._mounts if self._adapters.ready(one[0].adapter)]:
+        for mount, deliver in [one for one in self._mounts if self._ready(one[0].adapter)]:
             self._mounts.remove((mount, deliver))
             with self._guarded(mount.id, deliver):
-                prove(self._runner, self._adapters.get(mount.adapter), mount.adapter.directory)
-                deliver(Mounted(id=mount.id))
+                deliver(Mounted(id=mount.id, agreement=self._proved(mount.adapter)))
+
+    def _ready(self, adapter: Adapter | None) -> bool:
+        return adapter is None or self._adapters.ready(adapter)
+
+    def _proved(self, adapter: Adapter | None) -> Agreement | None:
+        """How closely quantised weights agree with those as trained, which have to agree themselves."""
+        written = self._unquantized
+        if adapter is not None:
+            written = proof.read(adapter.directory, self._runner.decoder.config.vocab_size)
+        served_adapter = self._adapters.get(adapter) if adapter else None
+        return proof.prove(self._runner, served_adapter, written, quantized=self._unquantized is not None)
 
     def _drop(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)

@@ -1,4 +1,7 @@
-"""One engine process per base model, started when first needed and again after it died. No torch, no HTTP."""
+"""One engine process for each base and quantization, started when first needed and again after it died.
+
+No torch, no HTTP.
+"""
 
 import asyncio
 import contextlib
@@ -13,6 +16,7 @@ from tunery.errors import EngineUnavailable, NotFound
 from tunery.messages import Adapter, Done, Generate, Piece, Started
 from tunery.serving.client import EngineClient
 from tunery.serving.commands import Command
+from tunery.weights import Agreement, Weights
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +29,7 @@ LONGEST_SOCKET_PATH = 100
 
 
 class EnginePool:
-    """Routes requests to the engine of their base model. Logs of the engines lie in `folder`."""
+    """Routes requests to the engine that holds their weights. Logs of the engines lie in `folder`."""
 
     def __init__(
         self,
@@ -44,55 +48,50 @@ class EnginePool:
         self._silence_seconds = silence_seconds
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._base_model = base_model
-        self._engines: dict[str, _Engine] = {}
+        self._engines: dict[Weights, _Engine] = {}
 
-    async def start(self, base_name: str) -> None:
-        """Loads a base model before its first request. Raises EngineUnavailable when its process doesn't get ready."""
-        await self._engine(base_name).client()
-
-    async def generate(self, base_name: str, request: Generate) -> AsyncGenerator[Started | Piece | Done, None]:
+    async def generate(self, weights: Weights, request: Generate) -> AsyncGenerator[Started | Piece | Done, None]:
         """See EngineClient.generate."""
-        client = await self._engine(base_name).client()
+        client = await self._engine(weights).client()
         async with contextlib.aclosing(client.generate(request)) as answers:
             async for answer in answers:
                 yield answer
 
-    async def mount(self, base_name: str, adapter: Adapter | None) -> None:
-        """See EngineClient.mount; None: the base alone is loaded."""
-        client = await self._engine(base_name).client()
-        if adapter:
-            await client.mount(adapter)
+    async def mount(self, weights: Weights, adapter: Adapter | None) -> Agreement | None:
+        """See EngineClient.mount. Raises EngineUnavailable when the engine's process doesn't get ready."""
+        client = await self._engine(weights).client()
+        return await client.mount(adapter)
 
-    async def ping(self, base_name: str) -> None:
-        client = await self._engine(base_name).client()
+    async def ping(self, weights: Weights) -> None:
+        client = await self._engine(weights).client()
         await client.ping()
 
-    def pid(self, base_name: str) -> int | None:
+    def pid(self, weights: Weights) -> int | None:
         """Of the engine's process, if it was started."""
-        return self._engine(base_name).pid
+        return self._engine(weights).pid
 
-    def processes(self) -> dict[str, int | None]:
-        """Of engines that run or are being started (None), by base; nothing of those that ended."""
-        return {base: engine.pid if engine.ready else None for base, engine in self._engines.items() if engine.wanted}
+    def processes(self) -> dict[Weights, int | None]:
+        """Of engines that run or are being started (None), by weights; nothing of those that ended."""
+        return {held: engine.pid if engine.ready else None for held, engine in self._engines.items() if engine.wanted}
 
     async def close(self) -> None:
         await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
         if self._temporary:
             self._temporary.cleanup()
 
-    def _engine(self, base_name: str) -> "_Engine":
-        if base_name not in self._engines:
-            base = self._base_model(base_name)
+    def _engine(self, weights: Weights) -> "_Engine":
+        if weights not in self._engines:
+            base = self._base_model(weights.base)
             if base is None:
-                raise NotFound(f"There is no base model {base_name} here.")
-            self._engines[base_name] = self._new_engine(base)
-        return self._engines[base_name]
+                raise NotFound(f"There is no base model {weights.base} here.")
+            self._engines[weights] = self._new_engine(self._command(base, weights.quantization))
+        return self._engines[weights]
 
-    def _new_engine(self, base: BaseModel) -> "_Engine":
+    def _new_engine(self, command: list[str]) -> "_Engine":
         number = len(self._engines)
         self._folder.mkdir(parents=True, exist_ok=True)
         return _Engine(
-            self._command(base),
+            command,
             self._socket_folder() / f"{number}.sock",
             self._folder / f"engine-{number}.log",
             silence_seconds=self._silence_seconds,

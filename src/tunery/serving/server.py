@@ -49,7 +49,7 @@ class Engine(Protocol):
         """Frees all that a request holds; `deliver` isn't called for it again."""
 
     def mount(self, mount: Mount, deliver: Deliver, /) -> None:
-        """Loads an adapter and compares its answer with the trainer's; `deliver` gets Mounted or Refused."""
+        """Loads an adapter, if one is named, and has a probe answered; `deliver` gets Mounted or Refused."""
 
     def step(self) -> None:
         """Goes on with all that was submitted. What it raises ends the process."""

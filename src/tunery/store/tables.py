@@ -361,6 +361,8 @@ deployments = sa.Table(
     sa.Column("sku_name", sa.String(64), nullable=False),
     sa.Column("capacity", sa.Integer),
     sa.Column("tags", Json),
+    sa.Column("quantization", sa.String(16)),
+    sa.Column("agreement", Json),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("error", sa.Text),
     sa.Column("etag", sa.String(64), nullable=False),

@@ -64,7 +64,7 @@ class _Run:
         self._order, self._directory = order, Path(order.directory)
         self._training, self._validation = found.training, found.validation
         self._schedule = schedule_of(order, found)
-        self._probe_ids = _probe_ids(tokenizer)
+        self._probe_ids = probe.prompt(tokenizer)
         earlier = None if order.resume_from is None else read_state(Path(order.resume_from), fingerprint(order))
         self._plan = plan(
             order,
@@ -202,9 +202,3 @@ def _metrics(step: int, trained: Measured, valid: Measured | None, full: Measure
         valid_rewards=None if valid is None else valid.rewards,
         full_valid_rewards=None if full is None else full.rewards,
     )
-
-
-def _probe_ids(tokenizer: Tokenizer) -> list[int]:
-    if tokenizer.has_chat_template:
-        return tokenizer.chat_prompt([{"role": "user", "content": probe.QUESTION}], None)
-    return tokenizer.encode(probe.QUESTION)

@@ -92,6 +92,7 @@ def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service
         "talk": serving("talk", "chat"),
         "write": serving("write", "completion"),
         "both": serving("both"),
+        "int8": serving("talk", "chat", quantization="int8"),
         "small": serving("small", context_length=64),
         "loading": EngineUnavailable(),
         "limited": serving("limited", units=1),

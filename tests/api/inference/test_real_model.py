@@ -17,6 +17,7 @@ from tests.serving.given import base_in
 from tunery.deployments import Serving
 from tunery.serving import commands
 from tunery.serving.pool import EnginePool
+from tunery.weights import Weights
 
 pytestmark = pytest.mark.model
 
@@ -38,7 +39,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     place = Serving(
         name="real",
         model="smollm2",
-        base_name="smollm2",
+        weights=Weights("smollm2"),
         adapter=None,
         kinds=frozenset({"chat", "completion"}),
         context_length=2048,

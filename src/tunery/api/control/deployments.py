@@ -19,6 +19,7 @@ from tunery.idle import End, IdleRule
 from tunery.records import Account, Deployment
 from tunery.settings import Settings
 from tunery.throttle import PerMinute, per_minute
+from tunery.weights import Agreement
 
 router = APIRouter()
 
@@ -28,6 +29,7 @@ PARAMETERS = {
     "source": "properties.model.source",
     "sku": "sku.name",
     "capacity": "sku.capacity",
+    "quantization": "properties.quantization",
 }
 """What ARM calls what a deployment is made of."""
 
@@ -44,6 +46,8 @@ class ModelBody(msgspec.Struct, frozen=True):
 
 class Properties(msgspec.Struct, frozen=True):
     model: ModelBody
+    quantization: str | None = None
+    """Ours: of the weights, as engines call it."""
     deploymentState: Literal["Running", "Paused"] | None = None
 
 
@@ -131,7 +135,7 @@ def _shown(request: Request, account: Account, deployment: Deployment) -> dict[s
 
 
 def shown(deployment: Deployment, account: Account, settings: Settings, end: End | None) -> dict[str, Any]:
-    """The wire's deployment object; `lastUsedAt` and `expectedDeletion` are ours."""
+    """The wire's deployment object. Ours: `quantization`, `quantizationChange`, `lastUsedAt` and `expectedDeletion`."""
     limits = per_minute(settings, deployment.units)
     model = {
         "format": deployment.model_format,
@@ -141,6 +145,8 @@ def shown(deployment: Deployment, account: Account, settings: Settings, end: End
     }
     properties = {
         "model": model,
+        **({} if deployment.quantization is None else {"quantization": deployment.quantization}),
+        **({} if deployment.agreement is None else {"quantizationChange": _change(deployment.agreement)}),
         "provisioningState": deployment.state,
         "versionUpgradeOption": "NoAutoUpgrade",
         **({} if deployment.capacity is None else {"currentCapacity": deployment.capacity}),
@@ -165,6 +171,15 @@ def shown(deployment: Deployment, account: Account, settings: Settings, end: End
     }
 
 
+def _change(agreement: Agreement) -> dict[str, Any]:
+    return {
+        "places": agreement.places,
+        "sameToken": agreement.same_token,
+        "meanLogprobDifference": agreement.mean_difference,
+        "largestLogprobDifference": agreement.largest_difference,
+    }
+
+
 def _end(end: End) -> dict[str, Any]:
     return {"at": iso(end.at), "runningSeconds": round(end.seconds), "reason": "sku" if end.developer else "idle"}
 
@@ -186,6 +201,7 @@ def _wanted(body: PutBody) -> Wanted:
         sku_name=body.sku.name,
         capacity=_capacity(body.sku),
         tags=body.tags,
+        quantization=body.properties.quantization,
         paused=None if body.properties.deploymentState is None else body.properties.deploymentState == "Paused",
     )
 

@@ -116,7 +116,7 @@ class Proof:
     probe: Probe | None
 
     @property
-    def adapter(self) -> Adapter:
+    def adapter(self) -> Adapter | None:
         return self.mount.adapter
 
 
@@ -222,10 +222,13 @@ class VllmEngine:
                 self._waiting.append(Run(request, prompt, choice))
 
     def _admit_mounts(self) -> None:
-        for mount, deliver in [one for one in self._mounts if self._adapters.ready(one[0].adapter)]:
+        for mount, deliver in list(self._mounts):
+            adapter = mount.adapter
+            if adapter is not None and not self._adapters.ready(adapter):
+                continue
             self._mounts.remove((mount, deliver))
             with guarded(mount.id, deliver):
-                probe = proof.read(mount.adapter.directory, self._vocab_size)
+                probe = proof.read(adapter.directory, self._vocab_size) if adapter else None
                 tokens = probe.token_ids if probe else [0]
                 self._add(Proof(mount, deliver, probe), tokens, sampling.of_probe(), owner="")
 
