@@ -38,7 +38,7 @@ from tunery.training.local import COMPUTING
 from tunery.training.plan import MICRO_BATCH_TOKENS, Counted, flops, sizes_of
 
 CONTENDERS = Path(__file__).parent / "contenders"
-PEERS = {"trl": ("trl", "trl-tuned"), "llamafactory": ("llamafactory",)}
+PEERS = {"trl": ("trl", "trl-tuned"), "trl-tuned": ("trl-tuned",), "llamafactory": ("llamafactory",)}
 """What --against names, and the contenders each stands for."""
 WARMING = 2
 """Steps before those that count."""
@@ -93,7 +93,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, action="append", help="default: generated, with no common beginning")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--against", default="trl", help="trl, llamafactory, none")
+    parser.add_argument("--against", default="trl", help="trl, trl-tuned (alone), llamafactory, none")
     parser.add_argument("--base", default=str(Path("~/.cache/tunery/models/smollm2-135m-instruct").expanduser()))
     parser.add_argument("--peers", type=Path, default=Path(".peers"), help="where the peers' environments are kept")
     parser.add_argument("--threads", type=int, default=2)
