@@ -100,8 +100,8 @@ def main() -> None:
                     if adapters <= clients:
                         found += _cell(servers, (prompts, adapters, clients), options, tokenizer.eos_ids)
                         _show(found[-len(servers) :], Console(width=140))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+                        if options.json:
+                            options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def _options() -> argparse.Namespace:
