@@ -67,7 +67,7 @@ def measure(journey: Journey, options: argparse.Namespace) -> dict[str, Any]:
         journey.deploy(name, model, version=version)
         found[name] = exact_match(client, name, tests)
     last = client.files.content(job.result_files[0]).read().decode().splitlines()[-1]
-    return {**found, "trained_tokens": job.trained_tokens, "last_row": last}
+    return {**found, "model": job.fine_tuned_model, "trained_tokens": job.trained_tokens, "last_row": last}
 
 
 def exact_match(client: openai.OpenAI, deployment: str, tests: list[dict[str, Any]]) -> dict[str, float]:

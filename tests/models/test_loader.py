@@ -9,6 +9,7 @@ import torch
 
 from tests.models.tiny import write_base
 from tunery.errors import InvalidRequest
+from tunery.models.decoder import attend_causally
 from tunery.models.loader import load
 from tunery.models.tokenizer import Tokenizer
 
@@ -69,6 +70,17 @@ def test_an_index_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"no config\.json"):
         load(tmp_path)
+
+
+def test_a_streamed_model_says_the_same_and_keeps_no_layer(tmp_path: Path) -> None:
+    write_base(tmp_path)
+    kept, streamed = load(tmp_path), load(tmp_path, streamed=True)
+    ids = torch.arange(5, 15)
+    said = [model.logits(model.hidden(ids, torch.arange(len(ids)), attend_causally)) for model in (kept, streamed)]
+    assert torch.equal(*said)
+    assert len(streamed.layers) == len(kept.layers)
+    assert streamed.layers[0] is not streamed.layers[0]
+    assert torch.equal(streamed.layers[-1].ffn_norm, kept.layers[-1].ffn_norm)
 
 
 def test_device_and_dtype_are_the_callers(tmp_path: Path) -> None:

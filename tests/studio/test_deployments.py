@@ -61,6 +61,25 @@ def test_a_model_is_deployed_used_paused_and_deleted(studio: StudioService, page
     assert studio.azure().models.retrieve(model).id == model
 
 
+def test_int8_weights_are_chosen_in_the_dialog_and_the_card_says_what_they_change(
+    studio: StudioService, page: Page
+) -> None:
+    page.goto(f"/studio/deployments?model={BASE}")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Weights").click()
+    page.get_by_role("option", name=re.compile("int8: less memory, faster")).click()
+    deploy(page, "rounded")
+    mine = card(page, "rounded")
+    expect(mine).to_contain_text("Succeeded")
+    expect(mine).to_contain_text(
+        "the same at 40 of 41 places; log probabilities differ by 0.125 on average, 0.5 at most"
+    )
+    shown = studio.arm("GET", "/deployments/rounded").json()["properties"]
+    assert (shown["quantization"], shown["quantizationChange"]["sameToken"]) == ("int8", 40)
+    studio.deployment("exact", BASE)
+    expect(card(page, "exact")).to_contain_text("As trained (float32)")
+
+
 def test_a_second_deployment_of_a_model_is_refused_with_the_guide_s_sentence(
     studio: StudioService, browsing: Browsing, model: str
 ) -> None:

@@ -107,17 +107,18 @@ class Journey:
                 progress.update(bar, total=steps, completed=event.data["step"], description=job.status, loss=loss)
                 return
 
-    def deploy(self, name: str, model: str, *, version: str) -> None:
-        body = {
-            "sku": {"name": "standard"},
-            "properties": {"model": {"format": "OpenAI", "name": model, "version": version}},
-        }
+    def deploy(self, name: str, model: str, *, version: str, quantization: str | None = None) -> dict[str, Any]:
+        """Its properties once it answers."""
+        wanted = {"format": "OpenAI", "name": model, "version": version}
+        body = {"sku": {"name": "standard"}, "properties": {"model": wanted, "quantization": quantization}}
         state = self._arm("PUT", name, json=body).json()
         while state["properties"]["provisioningState"] == "Creating":
             time.sleep(0.5)
             state = self._arm("GET", name).json()
         if state["properties"]["provisioningState"] != "Succeeded":
             raise TuneryError(f"The deployment {name} failed: {state['properties']}")
+        shown: dict[str, Any] = state["properties"]
+        return shown
 
     def _arm(self, method: str, name: str, **more: Any) -> requests.Response:
         env = self._environment

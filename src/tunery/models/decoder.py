@@ -6,7 +6,7 @@ the weights came from (loader.py). Llama, Mistral, Qwen2 and Qwen3 differ only i
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -199,7 +199,7 @@ class Decoder:
         config: DecoderConfig,
         *,
         embedding: Tensor,
-        layers: list[Layer],
+        layers: Sequence[Layer],
         final_norm: Tensor,
         head: Linear,
         operations: Operations,

@@ -1,9 +1,9 @@
 """Reads a Hugging Face folder (config.json, safetensors) into a `Model`. Never unpickles, never runs its code."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -59,8 +59,11 @@ def load(
     *,
     linear: MakeLinear = DenseLinear,
     operations: Operations | None = None,
+    streamed: bool = False,
 ) -> Model:
     """The model in a folder, by config.json's model_type. `linear` and `operations` are for our own decoder.
+
+    So is `streamed`: layers are read each time they are asked for, so that one at a time is in memory.
 
     Raises InvalidRequest, naming the file, for what isn't in safetensors or can't be run exactly. Tested on the CPU
     only; nothing here is specific to it.
@@ -68,21 +71,23 @@ def load(
     folder = Path(directory)
     require(folder)
     if is_ours(folder):
-        return _decoder(_Weights(folder, torch.device(device), dtype), linear, operations or Operations())
+        weights = _Weights(folder, torch.device(device), dtype)
+        return _decoder(weights, linear, operations or Operations(), streamed=streamed)
     _shards(folder)
     return wrapping.load(folder, torch.device(device), dtype)
 
 
-def _decoder(weights: "_Weights", linear: MakeLinear, operations: Operations) -> Decoder:
+def _decoder(weights: "_Weights", linear: MakeLinear, operations: Operations, *, streamed: bool) -> Decoder:
     folder = weights.folder
     config, tied = read_config(folder)
     embedding = weights["model.embed_tokens.weight"]
     if embedding.shape != (config.vocab_size, config.hidden_size):
         raise InvalidRequest(f"{folder.name}: the embedding's shape {tuple(embedding.shape)} isn't config.json's.")
+    layers = _Layers(weights, linear, config.num_hidden_layers)
     return Decoder(
         config,
         embedding=embedding,
-        layers=[_layer(weights, f"model.layers.{i}.", linear) for i in range(config.num_hidden_layers)],
+        layers=layers if streamed else list(layers),
         final_norm=weights["model.norm.weight"],
         head=linear(embedding if tied else weights["lm_head.weight"], None),
         operations=operations,
@@ -221,6 +226,26 @@ def _reading(path: Path, what: Callable[[Any], Any]) -> Any:
             return what(file)
     except (OSError, SafetensorError) as error:
         raise InvalidRequest(f"{path.parent.name}: {path.name} isn't readable safetensors: {error}.") from None
+
+
+class _Layers(Sequence[Layer]):
+    """Read when they are asked for."""
+
+    def __init__(self, weights: _Weights, linear: MakeLinear, count: int) -> None:
+        self._weights, self._linear, self._count = weights, linear, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Layer]: ...
+    def __getitem__(self, index: int | slice) -> Layer | Sequence[Layer]:
+        numbers = range(self._count)[index]
+        if isinstance(numbers, range):
+            return [self[number] for number in numbers]
+        return _layer(self._weights, f"model.layers.{numbers}.", self._linear)
 
 
 def _layer(weights: _Weights, prefix: str, linear: MakeLinear) -> Layer:

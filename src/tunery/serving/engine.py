@@ -123,7 +123,8 @@ class Engine:
         tokenizer = Tokenizer.load(base.directory)
         unquantized = None
         if quantization:
-            unquantized = probe.measure(loader.load(base.directory, device), None, probe.prompt(tokenizer))
+            trained = loader.load(base.directory, device, streamed=True)
+            unquantized = probe.measure(trained, None, probe.prompt(tokenizer))
         decoder = loader.load(base.directory, device, linear=linear, operations=operations)
         return cls(base, decoder, tokenizer, limits, unquantized=unquantized)
 

@@ -187,7 +187,9 @@ def main(arguments: argparse.Namespace, load: Callable[[BaseModel], Engine]) -> 
     os.umask(0o077)
     arguments.socket.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
-    asyncio.run(_serve(load(msgspec.json.decode(arguments.base, type=BaseModel)), arguments.socket))
+    engine = load(msgspec.json.decode(arguments.base, type=BaseModel))
+    _give_back()
+    asyncio.run(_serve(engine, arguments.socket))
 
 
 async def _serve(engine: Engine, socket: Path) -> None:
@@ -201,6 +203,12 @@ async def _serve(engine: Engine, socket: Path) -> None:
         await Front(engine).serve(socket, stop)
     finally:
         engine.close()
+
+
+def _give_back() -> None:
+    """What loading took and freed: glibc would keep it (malloc_trim(3)), as much as a whole model."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def _end_with_parent() -> None:

@@ -95,6 +95,7 @@ class Card:
         deployment, end = seen
         pairs = {
             t("deployments.model"): deployment.model,
+            t("deployments.weights"): _weights(deployment),
             t("deployments.sku"): deployment.sku_name,
             t("deployments.limit"): self._limit(deployment),
             t("deployments.created"): shown_time(deployment.created_at),
@@ -126,6 +127,7 @@ class Card:
             sku_name=old.sku_name,
             capacity=old.capacity,
             tags=old.tags,
+            quantization=old.quantization,
         )
         await self._deployed.put(old.name, wanted)
         await self._changed()
@@ -144,3 +146,20 @@ class Card:
             await self._deployed.delete(self._name)
             parts.note(t("deployments.deleted", name=self._name))
             await self._changed()
+
+
+def _weights(deployment: Deployment) -> str:
+    """Which, and what was measured of them."""
+    if deployment.quantization is None:
+        return t("deployments.weights_trained")
+    found = deployment.agreement
+    if found is None:
+        return deployment.quantization
+    return t(
+        "deployments.weights_change",
+        weights=deployment.quantization,
+        same=shown_number(found.same_token),
+        places=shown_number(found.places),
+        mean=shown_number(found.mean_difference, digits=3),
+        largest=shown_number(found.largest_difference, digits=3),
+    )

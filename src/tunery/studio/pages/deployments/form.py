@@ -11,6 +11,7 @@ from tunery.records import DEVELOPER, PROVISIONED
 from tunery.studio import parts
 from tunery.studio.deployed import Deployed
 from tunery.studio.texts import shown_number, shown_span, t
+from tunery.weights import QUANTIZATIONS
 
 LONGEST_NAME = 64
 MODELS = "GET /fine_tuning/models"
@@ -18,7 +19,7 @@ FIELD = "outlined dense"
 
 
 class Form:
-    """Asks for model, name, sku and capacity; stays open with the service's sentence where it refuses."""
+    """Asks for model, name, sku, capacity and weights; stays open with the service's sentence where it refuses."""
 
     def __init__(self, deployed: Deployed, model: str = "") -> None:
         self._deployed = deployed
@@ -76,6 +77,9 @@ class Form:
         if all(per_unit):
             requests, tokens = (shown_number(number) for number in per_unit)
             ui.label(t("deployments.capacity_detail", requests=requests, tokens=tokens)).classes("quiet text-sm")
+        weights = {None: t("deployments.weights_trained"), **{q: t(f"deployments.weights_{q}") for q in QUANTIZATIONS}}
+        self._quantization = ui.select(weights, label=t("deployments.weights"), value=None)
+        self._quantization.props(FIELD).classes("w-full")
         self._sku_chosen()
 
     def _tuned(self) -> list[Start]:
@@ -118,6 +122,7 @@ class Form:
             model=str(self._model.value or ""),
             sku_name=str(self._sku.value),
             capacity=None if capacity is None else int(capacity),
+            quantization=self._quantization.value,
         )
         name = (self._name.value or "").strip()
         try:

@@ -2,12 +2,13 @@
 
 from nicegui import ui
 
-from tunery.machine import State
+from tunery.machine import Engine, State
 from tunery.quotas import Usage
 from tunery.studio import parts
 from tunery.studio.pages.home.workflow import USAGES, taken
 from tunery.studio.texts import shown_bytes, shown_number, t
 from tunery.studio.visitor import Visitor
+from tunery.weights import Weights
 
 MACHINE = "GET /machine"
 CODE = """\
@@ -70,11 +71,12 @@ class MachineView:
                 ui.label(CODE if first else CODE.replace("tunery env", f"tunery env --account {account.name}"))
 
 
+def _size(engine: Engine) -> str:
+    return t("home.starting") if engine.memory_bytes is None else shown_bytes(engine.memory_bytes)
+
+
 def _told(state: State) -> dict[str, str]:
-    engines = [
-        f"{engine.base} ({t('home.starting') if engine.memory_bytes is None else shown_bytes(engine.memory_bytes)})"
-        for engine in state.engines
-    ]
+    engines = [f"{Weights(one.base, one.quantization)}: {_size(one)}" for one in state.engines]
     return {
         t("home.engines"): ", ".join(engines) or t("home.no_engine"),
         t("home.training"): shown_bytes(state.training_bytes) if state.training_bytes else t("home.no_training"),
