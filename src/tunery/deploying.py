@@ -33,8 +33,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     sku_name: str = "Standard"
     capacity: int | None = None
     tags: dict[str, str] | None = None
-    quantization: str | None = None
-    """None: the weights as they were trained on."""
+    quantization: str | None | msgspec.UnsetType = msgspec.UNSET
+    """None: the weights as they were trained on. UNSET: as it is, for clients that don't know the word."""
     paused: bool | None = None
     """None: as it is."""
 
@@ -69,12 +69,13 @@ class Deployer:
             "sku_name": sku,
             "capacity": wanted.capacity,
             "tags": wanted.tags,
-            "quantization": wanted.quantization,
             "updated_at": now,
             "etag": etag(),
         }
         if wanted.paused is not None:
             changes["paused"] = wanted.paused
+        if wanted.quantization is not msgspec.UNSET:
+            changes["quantization"] = wanted.quantization
         with self._store.database.begin() as connection:
             existing = find(connection, account.id, name)
             if existing is not None:
@@ -148,13 +149,13 @@ class Deployer:
         whole = f"{wanted.model}-{wanted.model_version}"
         return wanted.model if self._catalog.base(whole) is None else whole
 
-    def _refuse_quantization(self, quantization: str | None) -> None:
+    def _refuse_quantization(self, quantization: str | None | msgspec.UnsetType) -> None:
         """What is known before an engine is started for it."""
-        if quantization is None:
+        if not isinstance(quantization, str):
             return
         if quantization not in QUANTIZATIONS:
             raise InvalidRequest(
-                f"The quantization {quantization!r} is unknown. Use {' or '.join(QUANTIZATIONS)}, or leave it out for "
+                f"The quantization {quantization!r} is unknown. Use {' or '.join(QUANTIZATIONS)}, or null for "
                 "the weights as they were trained on.",
                 param="quantization",
             )
@@ -242,7 +243,7 @@ def _refuse_other_model(existing: Deployment, wanted: Wanted) -> None:
 
 def _fresh_start(old: Deployment, wanted: Wanted) -> dict[str, Any]:
     """One that failed is tried again; other weights are brought up like a new one's."""
-    if old.state != DeploymentState.FAILED and old.quantization == wanted.quantization:
+    if old.state != DeploymentState.FAILED and wanted.quantization in (msgspec.UNSET, old.quantization):
         return {}
     return {"state": DeploymentState.CREATING, "error": None, "agreement": None}
 

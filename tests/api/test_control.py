@@ -172,6 +172,8 @@ def test_other_weights_are_brought_up_anew_and_the_same_ones_are_not(service: Li
     settled(service, "turned")
     same = service.arm("PUT", "/deployments/turned", json=quantised(model, "int8")).json()["properties"]
     assert (same["provisioningState"], same["quantizationChange"]) == ("Succeeded", CHANGE)
+    unknowing = service.arm("PUT", "/deployments/turned", json=body(model)).json()["properties"]
+    assert (unknowing["provisioningState"], unknowing["quantization"]) == ("Succeeded", "int8")
     other = service.arm("PUT", "/deployments/turned", json=quantised(model, None)).json()["properties"]
     assert (other["provisioningState"], "quantization" in other) == ("Creating", False)
     assert "quantizationChange" not in settled(service, "turned")["properties"]
