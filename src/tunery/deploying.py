@@ -33,7 +33,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     sku_name: str = "Standard"
     capacity: int | None = None
     tags: dict[str, str] | None = None
-    quantization: str | None | msgspec.UnsetType = msgspec.UNSET
+    quantization: str | msgspec.UnsetType | None = msgspec.UNSET
     """None: the weights as they were trained on. UNSET: as it is, for clients that don't know the word."""
     paused: bool | None = None
     """None: as it is."""
@@ -149,7 +149,7 @@ class Deployer:
         whole = f"{wanted.model}-{wanted.model_version}"
         return wanted.model if self._catalog.base(whole) is None else whole
 
-    def _refuse_quantization(self, quantization: str | None | msgspec.UnsetType) -> None:
+    def _refuse_quantization(self, quantization: str | msgspec.UnsetType | None) -> None:
         """What is known before an engine is started for it."""
         if not isinstance(quantization, str):
             return

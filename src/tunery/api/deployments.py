@@ -51,7 +51,7 @@ class Sku(msgspec.Struct, frozen=True):
 class PutBody(msgspec.Struct, frozen=True):
     model: str
     sku: Sku = Sku()
-    quantization: str | None | msgspec.UnsetType = msgspec.UNSET
+    quantization: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class ScaleBody(msgspec.Struct, frozen=True):

@@ -18,6 +18,8 @@ ROWS_AT_ONCE = 8 * ROWS
 """That a thread takes while it has a panel in its cache."""
 LARGEST = 127
 """Of a quantized weight's amounts."""
+ROUNDED_AT_ONCE = 64
+"""Panels: rounding takes a few times their memory."""
 _PANEL = (int64, int64, int64, types.UniTuple(int64, 3), int64, int64)
 
 
@@ -101,8 +103,13 @@ class QuantizedPanelLinear(PanelLinear):
     """
 
     def _packed(self, panels: Tensor) -> tuple[Tensor, Tensor | None]:
+        parts = [self._rounded(part) for part in panels.split(ROUNDED_AT_ONCE)]
+        return torch.cat([whole for whole, _ in parts]), torch.cat([scales for _, scales in parts])
+
+    def _rounded(self, panels: Tensor) -> tuple[Tensor, Tensor]:
+        """[P, in, PANEL] int8 and [P, groups, PANEL] float32."""
         groups = -(-self.inputs // GROUP)
         weights = F.pad(panels, (0, 0, 0, groups * GROUP - self.inputs)).unflatten(1, (groups, GROUP))
         scales = weights.abs().amax(2) / LARGEST
         whole = (weights / scales.clamp(min=torch.finfo(scales.dtype).tiny)[:, :, None]).round()
-        return whole.flatten(1, 2)[:, : self.inputs].to(torch.int8).contiguous(), scales.contiguous()
+        return whole.flatten(1, 2)[:, : self.inputs].to(torch.int8), scales

@@ -46,7 +46,7 @@ class ModelBody(msgspec.Struct, frozen=True):
 
 class Properties(msgspec.Struct, frozen=True):
     model: ModelBody
-    quantization: str | None | msgspec.UnsetType = msgspec.UNSET
+    quantization: str | msgspec.UnsetType | None = msgspec.UNSET
     """Ours: of the weights, as engines call it."""
     deploymentState: Literal["Running", "Paused"] | None = None
 
