@@ -77,7 +77,8 @@ class Form:
         if all(per_unit):
             requests, tokens = (shown_number(number) for number in per_unit)
             ui.label(t("deployments.capacity_detail", requests=requests, tokens=tokens)).classes("quiet text-sm")
-        weights = {None: t("deployments.weights_trained"), **{q: t(f"deployments.weights_{q}") for q in QUANTIZATIONS}}
+        weights: dict[str | None, str] = {None: t("deployments.weights_trained")}
+        weights |= {name: t(f"deployments.weights_{name}") for name in QUANTIZATIONS}
         self._quantization = ui.select(weights, label=t("deployments.weights"), value=None)
         self._quantization.props(FIELD).classes("w-full")
         self._sku_chosen()
