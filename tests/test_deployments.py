@@ -101,6 +101,18 @@ def test_int8_is_refused_where_no_engine_of_this_service_has_it(tmp_path: Path, 
     rooms.close()
 
 
+def test_what_was_brought_up_settles_no_other_model_that_got_the_name_meanwhile(rooms: Services) -> None:
+    account = rooms.accounts.first()
+
+    class Swapping(Mounter):
+        async def mount(self, weights: Weights, adapter: Adapter | None) -> None:
+            await super().mount(weights, adapter)
+            rooms.deployments.delete(account.id, "d0")
+            rooms.deployer.put(account, "d0", Wanted(model="davinci-002"), by="test")
+
+    assert reconcile(rooms, Swapping()) == [DeploymentState.CREATING]
+
+
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveService]:
     monkeypatch.setattr(app, "AGAIN_SECONDS", 0.01)

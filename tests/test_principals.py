@@ -1,5 +1,8 @@
 """Principals, their secrets and roles as rows: what is kept, what is refused, and when the door stays shut."""
 
+from dataclasses import replace
+from itertools import chain, repeat
+
 import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
@@ -85,6 +88,17 @@ def test_too_many_wrong_secrets_cost_a_wait_even_with_the_right_one(
     clock.advance(throttled.value.retry_after - 1)
     assert principals.prove("robot", secret, APPLICATION)
     wrong(principals, "robot")  # counted from nought again
+
+
+def test_the_wait_is_told_from_one_look_at_the_clock(principals: Principals, robot: Principal, store: Store) -> None:
+    secret = principals.set_secret(robot)
+    for _ in range(FREE_FAILURES):
+        wrong(principals, "robot")
+    end = principals.get("robot").locked_until
+    moments = chain([end - 1], repeat(end))
+    with pytest.raises(SignInThrottled) as throttled:
+        Principals(replace(store, clock=lambda: next(moments))).prove("robot", secret, APPLICATION)
+    assert throttled.value.retry_after == 1
 
 
 def test_waits_double_up_to_a_limit_and_survive_a_restart(robot: Principal, store: Store, clock: FakeClock) -> None:

@@ -169,11 +169,12 @@ class Deployments:
             return many(connection, Deployment, query.order_by(deployments.c.seq))
 
     def _settle(self, deployment: Deployment, outcome: str | Agreement | None) -> None:
-        """Nothing happens to one that was deleted or is wanted otherwise by now."""
+        """Nothing happens to one that was deleted, given to another model or is wanted otherwise by now."""
         same = sa.and_(
             named(deployment.account_id, deployment.name),
             deployments.c.state == DeploymentState.CREATING,
-            deployments.c.created_at == deployment.created_at,
+            deployments.c.base == deployment.base,
+            deployments.c.adapter.is_not_distinct_from(deployment.adapter),
             deployments.c.quantization.is_not_distinct_from(deployment.quantization),
         )
         values: dict[str, Any] = {"updated_at": self._store.now(), "etag": etag()}

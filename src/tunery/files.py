@@ -100,22 +100,23 @@ class Files:
             with self._store.database.begin() as connection:
                 quotas.admit_file(connection, self._settings, account_id, incoming.size)
                 connection.execute(sa.insert(files).values(row))
+                # Read here: a moment later its check may have begun, or somebody deleted it.
+                return _get(connection, account_id, incoming.file_id)
         except BaseException:
             self._store.blobs.delete(blob)
             raise
-        return self.get(account_id, incoming.file_id)
 
     def announce(
         self, connection: Connection, *, account_id: int, filename: str, purpose: str, expires_after: int | None = None
-    ) -> str:
-        """The row of a file whose content is still to be fetched; its id. Raises as `keep` does."""
+    ) -> File:
+        """The row of a file whose content is still to be fetched. Raises as `keep` does."""
         file_id = new_id("file-")
         name = plain_name(filename, param="filename")
         row = self._row(file_id, account_id, name, purpose, expires_after=expires_after)
         row |= {"bytes": 0, "blob": "", "status": FileStatus.PENDING}
         quotas.admit_file(connection, self._settings, account_id, 0)
         connection.execute(sa.insert(files).values(row))
-        return file_id
+        return _get(connection, account_id, file_id)
 
     def room(self, connection: Connection, file: File) -> int:
         """Bytes that a file which is being fetched may have in the end."""
@@ -124,10 +125,7 @@ class Files:
 
     def get(self, account_id: int, file_id: str) -> File:
         with self._store.database.read() as connection:
-            file = one(connection, File, sa.select(files).where(_mine(account_id, file_id)))
-        if file is None:
-            raise NotFound(f"The file '{file_id}' does not exist.")
-        return file
+            return _get(connection, account_id, file_id)
 
     def page(
         self,
@@ -176,9 +174,7 @@ class Files:
     def delete(self, account_id: int, file_id: str) -> None:
         """Raises NotFound, or Conflict while an unfinished job needs the file."""
         with self._store.database.begin() as connection:
-            file = one(connection, File, sa.select(files).where(_mine(account_id, file_id)))
-            if file is None:
-                raise NotFound(f"The file '{file_id}' does not exist.")
+            file = _get(connection, account_id, file_id)
             job = connection.execute(
                 sa.select(jobs.c.id).where(
                     jobs.c.account_id == account_id,
@@ -307,6 +303,13 @@ def checked_purpose(purpose: str) -> str:
     if purpose not in PURPOSES:
         raise InvalidRequest(f"The purpose {purpose!r} is unknown. Use one of {', '.join(PURPOSES)}.", param="purpose")
     return purpose
+
+
+def _get(connection: Connection, account_id: int, file_id: str) -> File:
+    file = one(connection, File, sa.select(files).where(_mine(account_id, file_id)))
+    if file is None:
+        raise NotFound(f"The file '{file_id}' does not exist.")
+    return file
 
 
 def _mine(account_id: int, file_id: str) -> sa.ColumnElement[bool]:

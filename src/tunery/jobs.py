@@ -121,13 +121,13 @@ class Jobs:
                 connection.execute(sa.insert(jobs).values(**row, estimated_finish=finish))
                 waits = "" if ahead == 0 else f" Waiting for {ahead} job{'s' if ahead > 1 else ''} ahead."
                 add_event(connection, self._store, str(row["id"]), key="enqueued", message=f"Job enqueued.{waits}")
+                return _job(connection, account_id, str(row["id"]))  # as it was made, not as a worker left it since
         except sa.exc.IntegrityError:
             # Two equal requests at once: the unique key let one through, both get its row.
             earlier = idempotency.earlier(self._store, jobs, account_id, idempotency_key, digest)
             if earlier is None:
                 raise
             return record(Job, earlier)
-        return self.get(account_id, str(row["id"]))
 
     def understood(self, account_id: int, wanted: NewJob) -> Understood:
         """What a create request asks for. Raises InvalidRequest, with the parameter, for all that creating refuses."""

@@ -109,8 +109,8 @@ class Principals:
         """
         principal = self.find(name_or_id)
         usable = principal is not None and principal.kind == kind and principal.secret_hash is not None
-        if principal is not None and principal.locked_until > self._store.now():
-            wait = principal.locked_until - self._store.now()
+        wait = 0 if principal is None else principal.locked_until - self._store.now()
+        if wait > 0:
             raise SignInThrottled(f"Too many wrong secrets. The next try is possible in {wait} s.", retry_after=wait)
         if principal is None or not usable:
             self._holds(self._nobody, secret)  # takes as long

@@ -131,14 +131,14 @@ def test_a_file_on_its_way_holds_the_step_and_lets_it_go_by_itself(studio: Studi
     rooms = studio.rooms
     with rooms.store.database.begin() as connection:
         file = rooms.files.announce(connection, account_id=studio.account.id, filename="far.jsonl", purpose="fine-tune")
-    open_at(page, model=CHAT_BASE, step="training", training=file)
+    open_at(page, model=CHAT_BASE, step="training", training=file.id)
     expect(page.locator("#held")).to_have_text("The file is still being fetched; this page goes on by itself.")
     expect(button(page, "Next")).to_be_disabled()
     with rooms.files.receive() as incoming:
         incoming.write(jsonl(20))
     with rooms.store.database.begin() as connection:
         arrived = {"blob": f"files/{incoming.file_id}", "bytes": incoming.size}
-        connection.execute(sa.update(tables.files).where(tables.files.c.id == file).values(arrived))
+        connection.execute(sa.update(tables.files).where(tables.files.c.id == file.id).values(arrived))
     expect(button(page, "Next")).to_be_enabled()
     expect(page.get_by_role("region", name="Chosen file")).to_contain_text("20 examples")
 
@@ -165,7 +165,7 @@ def test_a_link_that_can_t_be_is_refused_at_its_field_and_one_that_fails_says_wh
     page.get_by_label("Link", exact=True).fill("https://127.0.0.1:1/far.jsonl?sig=secret")
     button(page, "Import").click()
     chosen = page.get_by_role("region", name="Chosen file")
-    expect(chosen.get_by_text("Faulty", exact=True)).to_be_visible(timeout=20_000)
+    expect(chosen.get_by_text("Faulty", exact=True)).to_be_visible()
     expect(chosen).to_contain_text("Couldn't reach")
     expect(button(page, "Next")).to_be_disabled()
     assert "secret" not in page.url
@@ -195,7 +195,7 @@ def test_examples_that_stand_in_both_files_are_pointed_out(studio: StudioService
     for step in ("validation", "review"):
         open_at(page, model=CHAT_BASE, training=training, validation=validation, step=step)
         warning = page.get_by_text("12 of 12 validation examples stand in the training data too")
-        expect(warning).to_be_visible(timeout=20_000)
+        expect(warning).to_be_visible()
 
 
 def test_a_tuned_model_or_one_of_its_checkpoints_is_the_base(studio: StudioService, page: Page) -> None:
@@ -237,7 +237,7 @@ def test_a_double_click_makes_one_job_and_coming_back_says_so_before_it_makes_an
     button(page, "Start training job").click()
     said = page.get_by_role("alert").filter(has_text="These choices were already started")
     seen = said.get_by_role("link", name="See the job")
-    expect(seen).to_have_attribute("href", f"/studio/models/{made.id}", timeout=20_000)
+    expect(seen).to_have_attribute("href", f"/studio/models/{made.id}")
     assert len(jobs(studio)) == before + 1
     start(page)
     assert len(jobs(studio)) == before + 2

@@ -83,7 +83,7 @@ class Imports:
         if earlier is None:
             links.checked(wanted.content_url)
             try:
-                return self._files.get(account_id, self._insert(account_id, wanted, idempotency_key, said))
+                return self._insert(account_id, wanted, idempotency_key, said)
             except sa.exc.IntegrityError:
                 # Two equal requests at once: the unique key let one through, both get its file.
                 earlier = idempotency.earlier(self.store, imports, account_id, idempotency_key, said)
@@ -91,21 +91,21 @@ class Imports:
                     raise
         return self._files.get(account_id, earlier["file_id"])
 
-    def _insert(self, account_id: int, wanted: NewImport, key: str | None, said: str) -> str:
+    def _insert(self, account_id: int, wanted: NewImport, key: str | None, said: str) -> File:
         expiry = wanted.expires_after
         if expiry is not None and expiry.anchor != "created_at":
             raise InvalidRequest("expires_after.anchor may be 'created_at' only.", param="expires_after")
         with self.store.database.begin() as connection:
-            file_id = self._files.announce(
+            file = self._files.announce(
                 connection,
                 account_id=account_id,
                 filename=wanted.filename,
                 purpose=wanted.purpose,
                 expires_after=None if expiry is None else expiry.seconds,
             )
-            row = {"file_id": file_id, "account_id": account_id, "url": wanted.content_url}
+            row = {"file_id": file.id, "account_id": account_id, "url": wanted.content_url}
             connection.execute(sa.insert(imports).values(**row, idempotency_key=key, idempotency_hash=said))
-        return file_id
+        return file
 
     def claim(self) -> Claim | None:
         """The oldest import that may be fetched: waiting, or held by a worker whose lease ran out."""
