@@ -24,6 +24,8 @@ COMPUTING = (
 and asked for again page by page (docs/log.md). Other C libraries take no notice.
 """
 AnswerT = TypeVar("AnswerT")
+STOP_SECONDS = 5.0
+"""For a process whose stdout has ended, and for reading the last of a killed one's reports."""
 LOG_TAIL = 2000
 """Characters of the trainer's log that its obituary quotes."""
 
@@ -114,12 +116,13 @@ class LocalRun:
     def stop(self) -> str | None:
         """Kill it if it still lives and wait. Says how it ended if that was not of its own accord."""
         try:
-            code = self._process.wait(timeout=0 if self._reader.is_alive() else 5)
+            code = self._process.wait(timeout=0 if self._reader.is_alive() else STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
             return "stopped"
         finally:
+            self._reader.join(STOP_SECONDS)  # what it reads has ended with the process
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None and not self._reader.is_alive():
                     pipe.close()
