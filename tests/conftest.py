@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.fake_training import FakeClock
@@ -10,6 +11,11 @@ from tunery.settings import Settings
 from tunery.store import Store
 from tunery.store.blobs import FolderBlobs
 from tunery.store.database import Database
+
+# How long an example takes is the machine's business. What hypothesis chose for where it runs stays: in CI it draws the
+# same examples each time.
+hypothesis.settings.register_profile("tunery", hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("tunery")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any, Literal
@@ -11,12 +10,11 @@ from typing import Any, Literal
 import msgspec
 import uvicorn
 
+from tests.waiting import until
 from tunery.deployments import Serving
 from tunery.errors import DeploymentNotFound, TuneryError
 from tunery.messages import Adapter, Done, Generate, Piece, Started, TokenLogprob, ToolCall
 from tunery.weights import Quantization, Weights
-
-STARTING_SECONDS = 10.0
 
 
 class Silence(Enum):
@@ -149,10 +147,8 @@ def running(app: Any) -> Iterator[str]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        deadline = time.monotonic() + STARTING_SECONDS
-        while not server.started:
-            assert thread.is_alive() and time.monotonic() < deadline, "the server didn't start"
-            time.sleep(0.01)
+        until(lambda: server.started or not thread.is_alive())
+        assert server.started, "the server didn't start"
         port = server.servers[0].sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}"
     finally:

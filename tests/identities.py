@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import requests
 
 from tests.live import Doors
+from tests.waiting import PATIENCE
 from tunery.records import PrincipalKind
 
 DATA_SCOPE = "https://cognitiveservices.azure.com/.default"
@@ -30,7 +31,7 @@ def make(service: Doors, *roles: str, scope: str | None = None, user: bool = Fal
 
 def post(service: Doors, endpoint: str, form: dict[str, str]) -> requests.Response:
     url = f"{service.rooms.settings.tls_endpoint}/adfs/oauth2/{endpoint}"
-    return requests.post(url, data=form, verify=str(service.ca), timeout=30)
+    return requests.post(url, data=form, verify=str(service.ca), timeout=PATIENCE)
 
 
 def arm_scope(service: Doors) -> str:

@@ -1,6 +1,7 @@
 """A live service inside the test process: the real web application on real ports, scripted trainer and engine."""
 
 import asyncio
+import contextlib
 import dataclasses
 import socket
 import threading
@@ -15,6 +16,7 @@ import uvicorn
 
 from tests.fake_training import FakeTrainer
 from tests.fakes import FakeGenerator
+from tests.waiting import PATIENCE, until
 from tunery import app as wiring
 from tunery import certificates
 from tunery.errors import TuneryError
@@ -95,7 +97,7 @@ class Doors:
 
     def http(self, method: str, path: str, **more: Any) -> requests.Response:
         """A data-plane request with key and version; `params` and `headers` replace them."""
-        given = {"params": {"api-version": VERSION}, "headers": {"api-key": self.key}, "timeout": 30, **more}
+        given = {"params": {"api-version": VERSION}, "headers": {"api-key": self.key}, "timeout": PATIENCE, **more}
         return requests.request(method, self.base + path, **given)
 
     def arm(self, method: str, path: str = "", **more: Any) -> requests.Response:
@@ -108,7 +110,7 @@ class Doors:
             "params": {"api-version": "2023-05-01"},
             "headers": {"Authorization": f"Bearer {self.token}"},
             "verify": str(self.ca),
-            "timeout": 30,
+            "timeout": PATIENCE,
             **more,
         }
         return requests.request(method, self.rooms.settings.tls_endpoint + path, **given)
@@ -127,7 +129,8 @@ def live_service(
     home: Path, *, with_studio: bool = False, planner: Planner | None = None, **options: Any
 ) -> Iterator[LiveService]:
     """`with_studio`: with the pages, of which a process has one set at most. `planner`: in place of the real one."""
-    given = {"models": home / "models", "port": free_port(), "tls_port": free_port(), **options}
+    port, tls_port = free_ports(2)
+    given = {"models": home / "models", "port": port, "tls_port": tls_port, **options}
     settings = Settings(home=home, studio=with_studio, **given)
     rooms = wiring.services(settings)
     if planner is not None:
@@ -142,13 +145,13 @@ def live_service(
     work = threading.Thread(target=worker.run)
     web.start()
     work.start()
-    assert ready.wait(30)
-    service = LiveService(rooms, engines, trainer, paths.ca)
     try:
-        yield service
+        until(lambda: ready.is_set() or not web.is_alive())
+        assert ready.is_set(), "the service didn't start"
+        with contextlib.closing(LiveService(rooms, engines, trainer, paths.ca)) as service:
+            yield service
     finally:
-        service.close()
-        loop_box["stop"]()
+        loop_box.get("stop", lambda: None)()
         worker.stop()
         web.join()
         work.join()
@@ -191,7 +194,10 @@ async def _serve(
         await asyncio.gather(*serving)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Different ones: taken one after the other, two may be the same."""
+    with contextlib.ExitStack() as open_:
+        probes = [open_.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]

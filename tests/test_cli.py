@@ -1,6 +1,7 @@
 """The command line: exit codes, and sentences instead of tracebacks."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from tests.models.tiny import write_base, write_other
 from tests.test_files import jsonl
+from tests.waiting import PATIENCE
 from tunery import app as wiring
 from tunery import serve
 from tunery.accounts import Wanted
@@ -21,7 +23,8 @@ from tunery.settings import Settings
 
 def tunery(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "tunery", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    wide = {**os.environ, "COLUMNS": "300"}
+    return subprocess.run(command, env=wide, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 def test_check_prints_every_fault_with_its_place_and_exits_1(tmp_path: Path) -> None:
@@ -140,7 +143,7 @@ def test_estimate_of_a_faulty_file_exits_1_with_its_first_fault(tmp_path: Path) 
     path.write_bytes(jsonl() + b"{\n")
     done = tunery("estimate", str(path), "--home", str(tmp_path))
     assert done.returncode == 1
-    assert "line 13" in done.stderr.replace("\n", " ")
+    assert "line 13" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -155,7 +158,7 @@ def test_a_base_of_one_s_own_is_added_listed_and_removed(tmp_path: Path, monkeyp
     again = tunery("models", "add", str(tmp_path / "Tiny Phi"), *home)
     assert (again.returncode, "already" in again.stderr) == (1, True)
     (tmp_path / "models" / "tiny-phi" / "tunery.json").write_text("{")
-    assert "is damaged" in "".join(tunery("models", "list", *home).stderr.split("\n"))
+    assert "is damaged" in tunery("models", "list", *home).stderr
     removed = tunery("models", "remove", "tiny-phi", *home)
     assert removed.returncode == 0, removed.stderr
     assert not (tmp_path / "models" / "tiny-phi").exists()

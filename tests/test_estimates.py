@@ -9,6 +9,7 @@ import pytest
 from tests.fake_training import FakePlanner, FakeTrainer, plan_of
 from tests.test_files import jsonl, preference_jsonl
 from tests.test_worker import BASE, Shop, shop
+from tests.waiting import PATIENCE
 from tunery import rates
 from tunery.errors import EstimateFailed, InvalidRequest, TooManyRequests
 from tunery.estimates import Estimate, Estimates, checked
@@ -176,7 +177,7 @@ class Slow(FakePlanner):
 
     def plan(self, question: PlanOrder, *, seconds: float) -> Planned | Failed | None:
         self.asked.set()
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(PATIENCE)
         return super().plan(question, seconds=seconds)
 
 
@@ -187,7 +188,7 @@ def test_an_account_has_one_estimate_at_a_time(shop: Shop) -> None:
     results: list[Estimate] = []
     thread = threading.Thread(target=lambda: results.append(room.create(1, wanted)))
     thread.start()
-    assert slow.asked.wait(30)
+    assert slow.asked.wait(PATIENCE)
     with pytest.raises(TooManyRequests):
         room.create(1, wanted)
     slow.go_on.set()

@@ -1,5 +1,6 @@
 """Outside authorities: a real second issuer, whose tokens open what its principals' roles grant, and nothing else."""
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -103,6 +104,7 @@ def test_keys_are_fetched_once_and_again_for_a_new_one_but_not_at_a_stranger_s_b
     for _ in range(3):
         trusted.verify(outside.token())
     assert outside.fetches == 1
+    monkeypatch.setattr(issuers, "RETRY_SECONDS", math.inf)
     outside.rotate()
     with pytest.raises(Unauthorized):
         trusted.verify(outside.token())

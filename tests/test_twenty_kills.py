@@ -28,11 +28,14 @@ from tunery.store.database import Database
 from tunery.training.local import LocalRun, LocalTrainer
 from tunery.worker import Worker
 
-KILLS = 20
+KILLS, SAVE_EVERY, MOST_STATES = 20, 2, 5
 
 
 class KillingTrainer(LocalTrainer):
-    """Kills each of its first `kills` processes some time after it has got further than the one before it."""
+    """Kills each of its first `kills` processes once it has got further than all before it.
+
+    How much further is counted in states, so that a machine of any speed has the same number of steps left.
+    """
 
     def __init__(self, kills: int, random: Random) -> None:
         self._left = kills
@@ -40,33 +43,37 @@ class KillingTrainer(LocalTrainer):
         self.killed = 0
 
     def start(self, order: TrainingOrder) -> LocalRun:
+        # Of all states on disk: one that was written and not told of isn't gone on from, but written once more.
+        further = newest_step(order) + SAVE_EVERY * self._random.randint(1, MOST_STATES)
         run = super().start(order)
         if self._left:
             self._left -= 1
-            delay = self._random.uniform(0.0, 0.2)
-            threading.Thread(target=self._kill, args=(run, order, delay), daemon=True).start()
+            threading.Thread(target=self._kill, args=(run, order, further), daemon=True).start()
         return run
 
-    def _kill(self, run: LocalRun, order: TrainingOrder, delay: float) -> None:
-        process, first = run._process, order.resume_from
-        while process.poll() is None and newest_state(order) == (first and Path(first).name):
-            time.sleep(0.005)
-        time.sleep(delay)  # anywhere: in a step, in a checkpoint, between writing a state and telling of it
+    def _kill(self, run: LocalRun, order: TrainingOrder, further: int) -> None:
+        process = run._process
+        while process.poll() is None and newest_step(order) < further:
+            time.sleep(0.002)
+        # Anywhere: in a step, in a checkpoint, between writing a state and telling of it.
+        time.sleep(self._random.uniform(0.0, 0.01))
         if process.poll() is None:
             process.kill()
             self.killed += 1
 
 
-def newest_state(order: TrainingOrder) -> str | None:
-    found = sorted(Path(order.directory).glob("state-*"), key=lambda path: int(path.name.removeprefix("state-")))
-    return found[-1].name if found else None
+def newest_step(order: TrainingOrder) -> int:
+    """That has a state; 0 where there is none."""
+    return max((int(path.name.removeprefix("state-")) for path in Path(order.directory).glob("state-*")), default=0)
 
 
 class Place:
     """A service's rooms in a folder, with the tiny base in the bundled one's place."""
 
     def __init__(self, folder: Path) -> None:
-        self.settings = Settings(home=folder / "home", models=folder / "models", training_threads=1, save_every=2)
+        self.settings = Settings(
+            home=folder / "home", models=folder / "models", training_threads=1, save_every=SAVE_EVERY
+        )
         write_base(self.settings.models / BUNDLED)
         self.settings.home.mkdir()
         self.store = Store(Database(self.settings.database_url), FolderBlobs(folder / "blobs"), FakeClock())

@@ -5,7 +5,7 @@ import dataclasses
 import errno
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -17,6 +17,7 @@ from tests.fake_training import Died, FakeClock, FakeTrainer
 from tests.models.tiny import write_base
 from tests.test_files import jsonl, keep, preference_jsonl
 from tests.test_queue import add_account
+from tests.waiting import until
 from tunery import rates
 from tunery.catalog import BUNDLED, Catalog
 from tunery.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, StorageFull, WrongState
@@ -506,11 +507,6 @@ def test_a_paused_job_s_work_folder_stays_until_it_is_cancelled(shop: Shop, monk
 
 
 TABLES = ("files", "jobs", "imports")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        threading.Event().wait(0.05)
 
 
 def test_a_database_that_fails_for_a_while_ends_no_thread_of_the_worker(

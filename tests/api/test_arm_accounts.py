@@ -10,6 +10,7 @@ from tests.api.test_control import body, settled
 from tests.api.test_jobs import BASE, tune
 from tests.live import LiveService
 from tests.test_files import jsonl
+from tests.waiting import PATIENCE
 
 PROVIDER = "providers/Microsoft.CognitiveServices"
 
@@ -203,6 +204,6 @@ def test_locations_are_those_of_the_settings(service: LiveService) -> None:
 @pytest.mark.parametrize("path", ["", "/models", "/usages", "/skus", "/deployments"])
 def test_every_read_wants_a_token_and_a_known_account(service: LiveService, path: str) -> None:
     url = service.rooms.settings.tls_endpoint + service.account.arm_id + path
-    without = requests.get(url, params={"api-version": "2023-05-01"}, verify=str(service.ca), timeout=5)
+    without = requests.get(url, params={"api-version": "2023-05-01"}, verify=str(service.ca), timeout=PATIENCE)
     assert without.status_code == 401
     assert service.management("GET", path_of(service, "nobody") + path).status_code == 404

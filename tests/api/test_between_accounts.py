@@ -1,6 +1,5 @@
 """A model of one account in another: deployed by `source`, or copied as a checkpoint. And deployments that pause."""
 
-import time
 from typing import Any
 
 import openai
@@ -10,7 +9,7 @@ import requests
 from tests import identities
 from tests.api.conftest import SECOND
 from tests.api.test_arm_accounts import client_of, make, path_of
-from tests.api.test_control import body, deploy, settled
+from tests.api.test_control import body, deploy, settled, settled_at
 from tests.api.test_jobs import BASE, finished, tune
 from tests.live import LiveService
 from tests.test_files import jsonl
@@ -37,12 +36,7 @@ def answers(service: LiveService, account: dict[str, Any], deployment: str) -> s
 
 
 def settled_in(service: LiveService, account: dict[str, Any], name: str) -> str:
-    for _ in range(100):
-        shown = service.management("GET", f"{account['id']}/deployments/{name}").json()["properties"]
-        if shown["provisioningState"] != "Creating":
-            return str(shown["provisioningState"])
-        time.sleep(0.05)
-    raise AssertionError(shown)
+    return str(settled_at(service, f"{account['id']}/deployments/{name}")["properties"]["provisioningState"])
 
 
 def in_second_subscription(service: LiveService, name: str) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """Deployments through ARM, as the guide, az and SDK pollers send them, and what the data plane makes of them."""
 
-import time
-
 import openai
 import pytest
 import requests
 
 from tests.api.test_jobs import BASE, tune
 from tests.live import LiveService
+from tests.waiting import PATIENCE, until
 from tunery.catalog import BUNDLED
 from tunery.errors import EngineUnavailable
 from tunery.weights import Weights
@@ -21,12 +20,15 @@ def body(model: str, **sku: object) -> dict:
 
 
 def settled(service: LiveService, name: str) -> dict:
-    for _ in range(100):
-        shown = service.arm("GET", f"/deployments/{name}").json()
-        if shown["properties"]["provisioningState"] != "Creating":
-            return shown
-        time.sleep(0.05)
-    raise AssertionError(shown)
+    return settled_at(service, f"{service.account.arm_id}/deployments/{name}")
+
+
+def settled_at(service: LiveService, path: str) -> dict:
+    def look() -> dict:
+        return service.management("GET", path).json()
+
+    until(lambda: look()["properties"]["provisioningState"] != "Creating", said=look)
+    return look()
 
 
 def deploy(service: LiveService, name: str, model: str) -> dict:
@@ -50,7 +52,7 @@ def test_put_is_201_with_a_poll_url_then_200_and_reads_back(service: LiveService
     assert done["sku"] == {"name": "Standard", "capacity": 1}
     assert done["properties"]["model"] == {"format": "OpenAI", "name": model, "version": "1"}
     headers = {"Authorization": f"Bearer {service.token}"}
-    polled = requests.get(operation, headers=headers, verify=str(service.ca), timeout=5)
+    polled = requests.get(operation, headers=headers, verify=str(service.ca), timeout=PATIENCE)
     assert polled.json()["status"] == "Succeeded"
     assert service.arm("PUT", "/deployments/put", json=body(model)).status_code == 200
     assert "put" in [found["name"] for found in service.arm("GET", "/deployments").json()["value"]]
@@ -65,7 +67,7 @@ def test_post_is_answered_like_put_and_paths_match_in_any_case(service: LiveServ
         params={"api-version": "2026-05-15-preview"},
         headers={"Authorization": f"Bearer {service.token}"},
         verify=str(service.ca),
-        timeout=5,
+        timeout=PATIENCE,
     )
     assert found.json()["name"] == "Posted"
 

@@ -9,6 +9,7 @@ import requests
 
 from tests.live import VERSION, LiveService, live_service
 from tests.test_files import jsonl
+from tests.waiting import PATIENCE
 
 
 def test_the_sdk_uploads_waits_lists_reads_and_deletes(service: LiveService) -> None:
@@ -198,4 +199,4 @@ def test_every_answer_carries_its_request_id_and_echoes_the_client_s(service: Li
 
 def test_an_unknown_path_has_the_contract_s_404(service: LiveService) -> None:
     assert service.http("GET", "/openai/nothing").json() == {"error": {"code": "404", "message": "Resource not found"}}
-    assert requests.get(service.base + "/", timeout=5).status_code == 404
+    assert requests.get(service.base + "/", timeout=PATIENCE).status_code == 404

@@ -10,13 +10,14 @@ from joserfc.jwk import KeySet
 
 from tests.identities import AZ_CLIENT, DATA_SCOPE, Known, arm_scope, bearer, make, post, token
 from tests.live import LiveService
+from tests.waiting import PATIENCE
 from tunery.principals import FREE_FAILURES
 
 OWNER = "Owner"
 
 
 def get(service: LiveService, path: str, **more: object) -> requests.Response:
-    given = {"verify": str(service.ca), "timeout": 10, **more}
+    given = {"verify": str(service.ca), "timeout": PATIENCE, **more}
     return requests.get(service.rooms.settings.tls_endpoint + path, **given)
 
 
@@ -37,7 +38,7 @@ def test_az_of_today_and_of_2024_learn_where_to_sign_in(service: LiveService) ->
 
 def test_discovery_names_the_endpoints_and_its_keys_check_a_token(service: LiveService) -> None:
     found = get(service, "/adfs/.well-known/openid-configuration").json()
-    keys = requests.get(found["jwks_uri"], verify=str(service.ca), timeout=10).json()
+    keys = requests.get(found["jwks_uri"], verify=str(service.ca), timeout=PATIENCE).json()
     decoded = jwt.decode(token(service, make(service, OWNER)), KeySet.import_key_set(keys), algorithms=["RS256"])
     assert decoded.claims["iss"] == found["issuer"]
     assert decoded.header["kid"] in [key["kid"] for key in keys["keys"]]
@@ -151,7 +152,7 @@ def test_a_bad_request_for_a_token_has_oauth_s_error(
 )
 def test_a_body_that_is_no_form_is_refused_in_oauth_s_shape(service: LiveService, body: bytes) -> None:
     url = f"{service.rooms.settings.tls_endpoint}/adfs/oauth2/token"
-    answer = requests.post(url, data=body, verify=str(service.ca), timeout=10)
+    answer = requests.post(url, data=body, verify=str(service.ca), timeout=PATIENCE)
     assert 400 <= answer.status_code < 500
     assert answer.json()["error"] in ("invalid_request", "unsupported_grant_type")
 
@@ -171,7 +172,7 @@ def test_wrong_secrets_are_throttled_with_the_seconds_to_wait(service: LiveServi
 def test_secrets_are_not_taken_over_plain_http(service: LiveService) -> None:
     known = make(service)
     form = {"grant_type": "client_credentials", "client_id": known.id, "client_secret": known.secret}
-    answer = requests.post(f"{service.base}/adfs/oauth2/token", data=form, timeout=10)
+    answer = requests.post(f"{service.base}/adfs/oauth2/token", data=form, timeout=PATIENCE)
     assert answer.status_code == 404
     assert "TLS" in answer.json()["error_description"]
 
@@ -185,7 +186,7 @@ def test_subscriptions_are_those_where_the_caller_holds_a_role(service: LiveServ
     url = f"{service.rooms.settings.tls_endpoint}/subscriptions?api-version=2022-12-01"
     seen = []
     for known in (make(service, "Cognitive Services OpenAI User"), make(service)):
-        answer = requests.get(url, verify=str(service.ca), timeout=10, **bearer(token(service, known)))
+        answer = requests.get(url, verify=str(service.ca), timeout=PATIENCE, **bearer(token(service, known)))
         seen.append([found["subscriptionId"] for found in answer.json()["value"]])
     assert seen == [[service.account.subscription_id], []]
 

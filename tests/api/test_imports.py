@@ -1,14 +1,14 @@
 """The import route on a live service: what it answers, and that a slow server holds up nobody else."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.imports.given import Origin, serving
 from tests.live import LiveService, live_service
 from tests.test_files import jsonl
+from tests.waiting import until
 
 NOWHERE = "https://nowhere.invalid/data.jsonl?sig=s3cret"
 
@@ -31,14 +31,12 @@ def ask(service: LiveService, url: str = NOWHERE, headers: dict[str, str] | None
     return response.json()
 
 
-def ended(service: LiveService, file_id: str, accept: Callable[[dict], bool] | None = None) -> dict:
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        file = service.http("GET", f"/openai/files/{file_id}").json()
-        if accept(file) if accept else file["status"] in ("processed", "error"):
-            return file
-        time.sleep(0.05)
-    raise AssertionError(file)
+def ended(service: LiveService, file_id: str) -> dict:
+    def look() -> dict:
+        return service.http("GET", f"/openai/files/{file_id}").json()
+
+    until(lambda: look()["status"] in ("processed", "error"), said=look)
+    return look()
 
 
 def test_classic_answers_201_with_location_and_v1_answers_200(service: LiveService) -> None:
@@ -129,10 +127,3 @@ def test_the_same_request_twice_with_one_key_makes_one_file(service: LiveService
 def test_an_expiry_is_kept(service: LiveService) -> None:
     file = ask(service, expires_after={"seconds": 1_209_600, "anchor": "created_at"})
     assert file["expires_at"] == file["created_at"] + 1_209_600
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)

@@ -1,6 +1,5 @@
 """Jobs, events, checkpoints and models through the wire, with the real SDKs and a scripted trainer."""
 
-import time
 from typing import Any
 
 import openai
@@ -8,6 +7,7 @@ import pytest
 
 from tests.live import VERSION, LiveService
 from tests.test_files import jsonl, preference_jsonl
+from tests.waiting import until
 
 BASE = "gpt-35-turbo-0613"
 
@@ -17,12 +17,11 @@ def upload(service: LiveService) -> str:
 
 
 def finished(client: openai.OpenAI, job_id: str) -> Any:
-    for _ in range(200):
-        job = client.fine_tuning.jobs.retrieve(job_id)
-        if job.status in ("succeeded", "failed", "cancelled"):
-            return job
-        time.sleep(0.1)
-    raise AssertionError(job)
+    def look() -> Any:
+        return client.fine_tuning.jobs.retrieve(job_id)
+
+    until(lambda: look().status in ("succeeded", "failed", "cancelled"), said=look)
+    return look()
 
 
 def tune(service: LiveService, **more: Any) -> Any:

@@ -27,7 +27,7 @@ class Checks:
         return self.values[name]
 
 
-def until(find, accept, seconds=30):
+def until(find, accept, seconds=120):
     end = time.time() + seconds
     while time.time() < end:
         found = find()

@@ -71,7 +71,7 @@ class Origin:
         if cut is not None:
             self.holding.set()
             if self.hold is not None:
-                self.hold.wait(60)
+                self.hold.wait()
             request.close_connection = True
 
 

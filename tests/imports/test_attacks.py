@@ -2,16 +2,19 @@
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from tests.imports.given import Desk, Origin, serving
-from tests.live import free_port
+from tests.live import free_ports
 from tunery.records import FileStatus
 from tunery.settings import Settings
 from tunery.store import Store
 
+HOUR = 3600.0
 VICTIM = b"inside secrets"
 WAYS_IN = [
     "http://169.254.169.254/latest/meta-data/",
@@ -62,13 +65,19 @@ def test_no_link_leads_inside(store: Store, settings: Settings, victim: tuple[Or
     assert victim[0].requests == []
 
 
-def test_a_name_that_turns_inward_between_two_connections_is_refused(store: Store, settings: Settings) -> None:
-    answers = iter([["127.0.0.1"]] + [["127.0.0.2"]] * 99)
+def test_a_name_that_turns_inward_between_two_connections_is_refused(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses, ahead = ["127.0.0.1", "127.0.0.2", "127.0.0.2"], [0.0]
+
+    def resolve(_host: str, _port: int) -> list[str]:
+        ahead[0] = 0.0 if len(addresses) > 1 else HOUR  # the third time nothing has come for longer than the limit
+        return [addresses.pop(0)]
+
+    monkeypatch.setattr("tunery.imports.watch.time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0]))
     outside = Origin(b"x" * 100_000, cuts=[50_000])
     with serving(outside) as port:
-        desk = Desk(
-            store, settings, allow="127.0.0.1", resolve=lambda _host, _port: next(answers), import_stall_seconds=1
-        )
+        desk = Desk(store, settings, allow="127.0.0.1", resolve=resolve)
         file = desk.fetch(f"http://rebinding.example:{port}/", "assistants")
     assert "Couldn't reach rebinding.example" in (file.status_details or "")
     assert len(outside.requests) == 1
@@ -98,7 +107,7 @@ def test_a_connection_goes_to_the_checked_address_and_the_name_is_asked_for_once
 
 
 def test_an_unknown_name_a_closed_port_and_an_address_inside_look_the_same(store: Store, settings: Settings) -> None:
-    closed = free_port()
+    (closed,) = free_ports(1)
 
     def resolve(host: str, port: int) -> list[str]:
         if ways[-1] == "unknown":

@@ -1,8 +1,7 @@
 """Imports as rows: who may fetch when, what a lost, stopped or deleted fetch leaves, and what the database keeps."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -11,6 +10,7 @@ import sqlalchemy as sa
 from tests.fake_training import FakeClock
 from tests.imports.given import Desk, Origin, serving
 from tests.test_queue import add_account, claim
+from tests.waiting import PATIENCE, until
 from tunery.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded
 from tunery.imports import Fetch, NewImport
 from tunery.records import File, FileStatus, JobStatus
@@ -27,13 +27,6 @@ def desk(store: Store, settings: Settings) -> Desk:
     return Desk(store, settings, lease_seconds=1.0)
 
 
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @contextmanager
 def half_fetched(desk: Desk, origin: Origin) -> Iterator[tuple[File, threading.Thread]]:
     """A fetch that hangs after 300,000 bytes, which are written down."""
@@ -43,7 +36,7 @@ def half_fetched(desk: Desk, origin: Origin) -> Iterator[tuple[File, threading.T
         held.start()
         until(lambda: desk.files.get(1, file.id).bytes == 300_000)
         yield file, held
-        held.join(30)
+        held.join(PATIENCE)
         assert not held.is_alive()
 
 
@@ -63,7 +56,7 @@ def test_a_stopped_worker_s_fetch_goes_on_in_the_next_from_what_is_on_disk(desk:
     slow = origin()
     with half_fetched(desk, slow) as (file, held):
         desk.stopping.set()
-        held.join(30)
+        held.join(PATIENCE)
         desk.stopping.clear()
         assert desk.run()
     assert desk.content(desk.files.get(1, file.id)) == CONTENT
@@ -78,7 +71,7 @@ def test_a_holder_that_slept_past_its_lease_changes_nothing(desk: Desk, clock: F
         assert desk.run()
         assert slow.requests[1]["range"] == "bytes=300000-"
         slow.hold.set()
-        held.join(30)
+        held.join(PATIENCE)
     assert desk.content(desk.files.get(1, file.id)) == CONTENT
     assert desk.left_over() == []
 
@@ -87,7 +80,7 @@ def test_an_import_whose_file_was_lost_from_the_disk_begins_again(desk: Desk) ->
     slow = origin()
     with half_fetched(desk, slow) as (file, held):
         desk.stopping.set()
-        held.join(30)
+        held.join(PATIENCE)
         desk.stopping.clear()
         for path in desk.imports.folder.iterdir():
             path.unlink()
@@ -99,7 +92,7 @@ def test_an_import_whose_file_was_lost_from_the_disk_begins_again(desk: Desk) ->
 def test_deleting_the_file_ends_its_fetch_and_leaves_nothing(desk: Desk) -> None:
     with half_fetched(desk, origin()) as (file, held):
         desk.files.delete(1, file.id)
-        held.join(30)
+        held.join(PATIENCE)
     with pytest.raises(NotFound):
         desk.files.get(1, file.id)
     assert desk.left_over() == []
@@ -108,7 +101,7 @@ def test_deleting_the_file_ends_its_fetch_and_leaves_nothing(desk: Desk) -> None
 def test_what_was_fetched_of_a_deleted_file_is_swept(desk: Desk) -> None:
     with half_fetched(desk, origin()) as (file, held):
         desk.stopping.set()
-        held.join(30)
+        held.join(PATIENCE)
         desk.imports.sweep()
         assert desk.left_over() == [f"{file.id}.1"]
         desk.files.delete(1, file.id)

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ import openai
 import pytest
 import requests
 
-from tests.live import free_port
+from tests.live import free_ports
+from tests.waiting import PATIENCE, until
 from tunery.catalog import BUNDLED
 from tunery.settings import Settings
-
-START_SECONDS = 60
 
 
 class Service:
@@ -26,7 +24,7 @@ class Service:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.port, self.tls_port = free_port(), free_port()
+        self.port, self.tls_port = free_ports(2)
         self.process: subprocess.Popen[bytes] | None = None
         self._client: openai.AzureOpenAI | None = None
 
@@ -35,19 +33,19 @@ class Service:
         command += ["--port", str(self.port), "--tls-port", str(self.tls_port)]
         with (self.home / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end:
-            with contextlib.suppress(requests.ConnectionError):
-                requests.get(f"http://127.0.0.1:{self.port}/openai/models", timeout=5)
-                return
-            assert self.process.poll() is None, self.log()
-            time.sleep(0.1)
-        raise AssertionError(self.log())
+        until(self._answers, said=self.log)
+
+    def _answers(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, self.log()
+        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
+            requests.get(f"http://127.0.0.1:{self.port}/openai/models", timeout=5)
+            return True
+        return False
 
     def stop(self) -> None:
         assert self.process is not None
         self.process.terminate()
-        assert self.process.wait(60) == 0, self.log()
+        assert self.process.wait(PATIENCE) == 0, self.log()
 
     def close(self) -> None:
         if self._client is not None:
@@ -89,14 +87,14 @@ class Service:
         return self._client
 
 
-def wait_for(job_id: str, client: openai.AzureOpenAI, *, seconds: float = 300) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        job = client.fine_tuning.jobs.retrieve(job_id)
-        if job.status in ("succeeded", "failed", "cancelled", "paused"):
-            return job
-        time.sleep(0.3)
-    raise AssertionError(job)
+def wait_for(job_id: str, client: openai.AzureOpenAI) -> Any:
+    """The job once it has ended or is paused."""
+
+    def look() -> Any:
+        return client.fine_tuning.jobs.retrieve(job_id)
+
+    until(lambda: look().status in ("succeeded", "failed", "cancelled", "paused"), seconds=400, said=look)
+    return look()
 
 
 @pytest.fixture(scope="session")
@@ -124,9 +122,8 @@ def running(home: Path) -> Iterator[Service]:
     service.close()
     if service.process is not None and service.process.poll() is None:
         service.stop()
-    deadline = time.monotonic() + 20
-    while (left := service.children("tunery")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert not left, "processes of a stopped service live on"
+    try:
+        until(lambda: not service.children("tunery"), said=lambda: "processes of a stopped service live on")
+    finally:
+        for pid in service.children("tunery"):
+            os.kill(pid, signal.SIGKILL)

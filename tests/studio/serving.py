@@ -7,7 +7,6 @@ import contextlib
 import math
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -18,7 +17,9 @@ import openai
 
 from tests.fake_training import FakePlanner
 from tests.fakes import Script, Silence, says
-from tests.live import ROOMY, Doors, LiveService, free_port, live_service
+from tests.live import ROOMY, Doors, LiveService, free_ports, live_service
+from tests.waiting import PATIENCE
+from tests.waiting import until as wait_until
 from tunery import app as wiring
 from tunery import errors
 from tunery.catalog import BUNDLED
@@ -31,7 +32,6 @@ from tunery.studio.sessions import Sessions
 
 FOLDER = Path(__file__).parent.parent.parent
 CHAT_BASE = "gpt-35-turbo-0613"
-WAIT_SECONDS = 30.0
 SETTLED = TERMINAL | {JobStatus.PAUSED}
 
 
@@ -70,7 +70,6 @@ class Levers:
     def __init__(self, service: LiveService, planner: FakePlanner) -> None:
         self._planner = planner
         self._engines, self._trainer = service.engines, service.trainer
-        self._go = threading.Event()
         self._held_at, self._pace = 0, 0.0
         self._trainer.between = self._between
         self.reset()
@@ -100,13 +99,11 @@ class Levers:
         self._planner.leave_free(memory_bytes)
 
     def hold(self, step: int) -> None:
-        """Every job waits before this step until `release`."""
+        """Every job waits before this step until `release`; one that waits elsewhere goes on."""
         self._held_at = step
-        self._go.clear()
 
     def release(self) -> None:
         self._held_at = 0
-        self._go.set()
 
     def answer(self, base: list[str], tuned: list[str] | None = None, *, pace: float = 0.0) -> None:
         """What bases say, and what adapters say: pieces, `pace` seconds apart."""
@@ -141,7 +138,7 @@ class Levers:
 
     def wait_for_a_cancel(self) -> None:
         """Until an answer was closed before its end."""
-        assert self._engines.cancelled.wait(WAIT_SECONDS)
+        assert self._engines.cancelled.wait(PATIENCE)
 
     def refuse(self, kind: str, message: str) -> None:
         """The engine refuses requests with this class of errors.py."""
@@ -152,8 +149,8 @@ class Levers:
         self._engines.broken = EngineUnavailable(message) if message else None
 
     def _between(self, _order: TrainingOrder, step: int) -> None:
-        if step == self._held_at:
-            self._go.wait()
+        while step == self._held_at:
+            time.sleep(0.02)
         time.sleep(self._pace)
 
 
@@ -186,12 +183,15 @@ class StudioService(Doors):
         """As the API shows it once its status is one of these."""
         jobs = self._client().fine_tuning.jobs
         made = jobs.create(**{"model": CHAT_BASE, "training_file": training_file, **more})
-        deadline = time.monotonic() + WAIT_SECONDS
-        while made.status not in until:
-            assert time.monotonic() < deadline, f"{made}\n{self.log()}"
-            time.sleep(0.05)
-            made = jobs.retrieve(made.id)
-        return made
+        seen = [made]
+
+        def reached() -> bool:
+            if seen[-1].status not in until:
+                seen.append(jobs.retrieve(made.id))
+            return seen[-1].status in until
+
+        wait_until(reached, said=lambda: f"{seen[-1]}\n{self.log()}")
+        return seen[-1]
 
     def deployment(self, name: str, model: str) -> dict[str, Any]:
         """Put over ARM, and as it is shown once it is settled."""
@@ -199,13 +199,12 @@ class StudioService(Doors):
         wanted["properties"]["model"]["version"] = "1"  # type: ignore[index]
         answer = self.arm("PUT", f"/deployments/{name}", json=wanted)
         assert answer.ok, answer.text
-        deadline = time.monotonic() + WAIT_SECONDS
-        while (shown := self.arm("GET", f"/deployments/{name}").json())["properties"][
-            "provisioningState"
-        ] == "Creating":
-            assert time.monotonic() < deadline, self.log()
-            time.sleep(0.05)
-        return dict(shown)
+
+        def shown() -> dict[str, Any]:
+            return dict(self.arm("GET", f"/deployments/{name}").json())
+
+        wait_until(lambda: shown()["properties"]["provisioningState"] != "Creating", said=self.log)
+        return shown()
 
     def _client(self) -> openai.AzureOpenAI:
         if not self._clients:
@@ -216,7 +215,8 @@ class StudioService(Doors):
 @contextlib.contextmanager
 def studio_service(home: Path, **options: Any) -> Iterator[StudioService]:
     """A fresh one on a home of its own; `options`: settings."""
-    given = {"home": str(home), "port": free_port(), "tls_port": free_port(), **ROOMY, **options}
+    port, tls_port = free_ports(2)
+    given = {"home": str(home), "port": port, "tls_port": tls_port, **ROOMY, **options}
     folder = Settings().models.expanduser()
     given["models"] = str(folder if (folder / BUNDLED).is_dir() else home / "models")
     home.mkdir(exist_ok=True)
@@ -237,7 +237,7 @@ def studio_service(home: Path, **options: Any) -> Iterator[StudioService]:
             service.close()
             rooms.close()
             process.stdin.close()
-            process.wait(60)
+            process.wait(PATIENCE)
 
 
 def main() -> None:

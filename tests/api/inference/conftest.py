@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from tests.fakes import FakeDeployments, FakeGenerator, Script, running, says, serving
+from tests.waiting import PATIENCE
 from tunery import api
 from tunery.access import Access
 from tunery.accounts import Accounts
@@ -43,7 +44,7 @@ class Service:
     http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self.http = httpx.Client(base_url=self.url, headers={"api-key": self.key}, timeout=30)
+        self.http = httpx.Client(base_url=self.url, headers={"api-key": self.key}, timeout=PATIENCE)
 
     def plays(self, script: Script) -> FakeGenerator:
         """From now on the engine answers so."""

@@ -1,7 +1,9 @@
 """Rate limits on the wire, as the SDK's back-off reads them. The deployment `limited` has one unit."""
 
+import time
 from collections.abc import Iterator
 
+import httpx
 import msgspec
 import openai
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from tests.api.inference.conftest import Service
 from tests.fake_training import FakeClock
 from tests.fakes import Silence, Step, piece, says
+from tests.waiting import PATIENCE
 from tunery.errors import EngineUnavailable
 from tunery.messages import Done, Generate, Started
 from tunery.throttle import Throttle
@@ -54,16 +57,27 @@ def test_the_seventh_request_of_a_minute_is_a_429_that_says_when_to_come_back(
     assert "Please retry after 10 seconds" in error["message"]
 
 
-def test_the_sdk_waits_as_long_as_it_is_told_and_then_gets_its_answer(
-    service: Service, client: openai.AzureOpenAI
-) -> None:
+def test_the_sdk_waits_as_long_as_it_is_told_and_then_gets_its_answer(service: Service, clock: FakeClock) -> None:
+    refused_at: list[float] = []
+
+    def note(response: httpx.Response) -> None:
+        if response.status_code == 429:
+            refused_at.append(time.monotonic())
+
+    # The limits' clock stands still until the first refusal, however long it takes to get there.
+    going = lambda: clock() + (time.monotonic() - refused_at[0] if refused_at else 0.0)  # noqa: E731
     fast = msgspec.structs.replace(service.app.state.settings, tokens_per_unit=6000)
-    kept, service.app.state.throttle = service.app.state.throttle, Throttle(fast)
+    service.app.state.throttle = Throttle(fast, going)
     service.plays(lambda request: [Done(id=request.id, prompt_tokens=3, completion_tokens=6000)])
     service.chat("limited")  # leaves a debt, which is paid at 100 tokens a second
     service.plays(says("Hello"))
-    answer = client.chat.completions.with_raw_response.create(model="limited", messages=HELLO, max_tokens=16)
-    service.app.state.throttle = kept
+    with (
+        httpx.Client(event_hooks={"response": [note]}) as watched,
+        openai.AzureOpenAI(
+            azure_endpoint=service.url, api_key=service.key, api_version="2024-10-21", http_client=watched
+        ) as client,
+    ):
+        answer = client.chat.completions.with_raw_response.create(model="limited", messages=HELLO, max_tokens=16)
     assert answer.retries_taken == 1
     assert answer.parse().choices[0].message.content == "Hello"
 
@@ -100,7 +114,7 @@ def test_a_stream_is_settled_at_its_end_and_when_its_reader_leaves(service: Serv
     url = "/openai/deployments/limited/chat/completions?api-version=2024-10-21"
     with service.http.stream("POST", url, json=body) as response:
         next(response.iter_lines())
-    assert generator.cancelled.wait(10)
+    assert generator.cancelled.wait(PATIENCE)
     service.plays(says("Hello"))
     assert remaining(service, max_tokens=500) == first - 6 - 4
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.api.inference.conftest import CLASSIC, Service
 from tests.fakes import Step, piece, says
+from tests.waiting import PATIENCE
 from tunery.api.stream import event
 from tunery.errors import EngineUnavailable
 from tunery.messages import Done, Generate, Piece, Started, ToolCall
@@ -150,7 +151,7 @@ def test_a_client_that_leaves_cancels_the_request(service: Service) -> None:
         arriving = response.iter_raw()  # kept: an iterator that is dropped closes the connection
         next(arriving)
         assert not engine.cancelled.is_set()
-    assert engine.cancelled.wait(10)
+    assert engine.cancelled.wait(PATIENCE)
 
 
 def test_a_reader_that_stops_reading_stops_the_answer(service: Service) -> None:
@@ -165,7 +166,7 @@ def test_a_reader_that_stops_reading_stops_the_answer(service: Service) -> None:
             given = engine.given
             assert given * 1000 < 50_000_000
             engine.cancelled.wait(0.5)
-    assert engine.cancelled.wait(10)
+    assert engine.cancelled.wait(PATIENCE)
 
 
 def test_no_character_splits_an_event_for_clients_that_count_more_than_newlines_as_line_ends() -> None:
