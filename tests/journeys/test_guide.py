@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from tests.journeys.conftest import Service, wait_for
+from tests.waiting import PATIENCE
 from tunery.sample import SYSTEM, Example, generate, jsonl
 
 CHAT_BASE, COMPLETION_BASE = "gpt-35-turbo-0613", "babbage-002"
@@ -53,7 +54,7 @@ class Arm:
         headers = {"Authorization": f"Bearer {env['TUNERY_ARM_TOKEN']}", "Content-Type": "application/json"}
         return requests.request(
             method, url, params={"api-version": "2023-05-01"}, headers=headers,
-            verify=env["REQUESTS_CA_BUNDLE"], timeout=30, **more,
+            verify=env["REQUESTS_CA_BUNDLE"], timeout=PATIENCE, **more,
         )  # fmt: skip
 
     def deploy(self, name: str, model: str, *, quantization: str | None = None) -> dict[str, Any]:

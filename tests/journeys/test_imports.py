@@ -2,8 +2,7 @@
 
 import hashlib
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from tests.imports.given import Origin, serving
 from tests.journeys.conftest import Service, running
 from tests.journeys.test_survival import kill_all
 from tests.test_files import jsonl
+from tests.waiting import until
 
 CONTENT = jsonl(20_000)
 HALF = 1_000_000
@@ -39,7 +39,9 @@ def test_an_import_whose_process_is_killed_goes_on_from_what_is_on_disk(quick: S
             quick.kill()
             quick.start()
         until(lambda: look(quick, file_id)["status"] == "processed")
-    assert [headers.get("range") for headers in origin.requests] == [None, f"bytes={HALF}-"]
+    first, *later = [headers.get("range") for headers in origin.requests]
+    # More than once where a busy machine lets the lease run out.
+    assert (first, set(later)) == (None, {f"bytes={HALF}-"})
     assert look(quick, file_id)["sha256"] == hashlib.sha256(CONTENT).hexdigest()
     assert quick.azure().files.content(file_id).read() == CONTENT
 
@@ -52,10 +54,3 @@ def ask(service: Service, url: str) -> str:
 
 def look(service: Service, file_id: str) -> dict[str, Any]:
     return service.azure().files.retrieve(file_id).to_dict()
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 90
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.1)

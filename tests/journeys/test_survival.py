@@ -3,19 +3,27 @@
 import hashlib
 import os
 import signal
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
-from tests.journeys.conftest import Service, wait_for
+from tests.journeys.conftest import Service, running, wait_for
 from tests.journeys.test_guide import CHAT_BASE, Arm, results, upload
+from tests.waiting import until
 from tunery.sample import generate, jsonl
 
 DATA = generate()
 SEED = 11
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, base_model: None) -> Iterator[Service]:
+    """With a state every few steps, so that what is killed early goes on from one."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "tunery.toml").write_text("save_every = 4\n")
+    yield from running(home)
 
 
 def create(client: openai.AzureOpenAI) -> Any:
@@ -27,14 +35,12 @@ def create(client: openai.AzureOpenAI) -> Any:
     )
 
 
-def wait_for_step(service: Service, client: openai.AzureOpenAI, job_id: str, step: int) -> None:
-    end = time.monotonic() + 180
-    while time.monotonic() < end:
-        for event in client.fine_tuning.jobs.list_events(job_id, limit=5):
-            if event.type == "metrics" and isinstance(event.data, dict) and event.data["step"] >= step:
-                return
-        time.sleep(0.1)
-    raise AssertionError(service.log())
+def wait_for_a_step(service: Service, client: openai.AzureOpenAI, job_id: str) -> None:
+    until(
+        lambda: "metrics" in [event.type for event in client.fine_tuning.jobs.list_events(job_id)],
+        seconds=300,
+        said=service.log,
+    )
 
 
 def adapter_digest(service: Service, job: Any) -> str:
@@ -63,7 +69,7 @@ def test_a_job_whose_process_is_killed_ends_with_the_same_bytes(
 ) -> None:
     client = service.azure()
     job = create(client)
-    wait_for_step(service, client, job.id, 10)
+    wait_for_a_step(service, client, job.id)
     if victim == "trainer":
         kill_all(service.children("tunery.training"))
     elif victim == "worker":
@@ -108,30 +114,22 @@ def test_pause_keeps_a_checkpoint_and_resume_ends_with_the_same_bytes(
 ) -> None:
     client = service.azure()
     job = create(client)
-    wait_for_step(service, client, job.id, 10)
+    wait_for_a_step(service, client, job.id)
     assert client.fine_tuning.jobs.pause(job.id).status == "pausing"
     paused = wait_for(job.id, client)
     assert paused.status == "paused"
-    assert next(iter(client.fine_tuning.jobs.checkpoints.list(job.id))).step_number >= 10
+    assert next(iter(client.fine_tuning.jobs.checkpoints.list(job.id))).step_number >= 1
     client.fine_tuning.jobs.resume(job.id)
-    while (done := wait_for(job.id, client)).status == "paused":
-        time.sleep(0.2)
-    assert done.status == "succeeded"
-    assert results(client, done) == undisturbed[0]
-    assert adapter_digest(service, done) == undisturbed[1]
+    until(lambda: wait_for(job.id, client).status != "paused")
+    assert wait_for(job.id, client).status == "succeeded"
+    assert results(client, wait_for(job.id, client)) == undisturbed[0]
+    assert adapter_digest(service, job) == undisturbed[1]
 
 
 def test_cancel_ends_in_cancelled_and_the_trainer_is_gone(service: Service) -> None:
     client = service.azure()
     job = create(client)
-    wait_for_step(service, client, job.id, 1)
+    wait_for_a_step(service, client, job.id)
     assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
-    gone_within(lambda: not service.children("tunery.training"), 20)
+    until(lambda: not service.children("tunery.training"))
     assert client.fine_tuning.jobs.retrieve(job.id).status == "cancelled"
-
-
-def gone_within(is_gone: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not is_gone():
-        assert time.monotonic() < end
-        time.sleep(0.1)
