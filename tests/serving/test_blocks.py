@@ -31,6 +31,8 @@ CONFIG = DecoderConfig(
 
 
 def decoder(config: DecoderConfig, *, biased: bool = False, head_norms: bool = False) -> Decoder:
+    torch.manual_seed(0)
+
     def norm(width: int) -> Tensor:
         return 1 + 0.1 * torch.randn(width)
 

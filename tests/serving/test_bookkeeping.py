@@ -1,6 +1,5 @@
 """Whatever comes, goes or fails: every block is free, held or cached, and every request ends whole or refused."""
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -82,7 +81,6 @@ class Requests(RuleBasedStateMachine):
         return self.expected[key]
 
 
-@pytest.mark.timeout(300)
 def test_nothing_leaks_and_every_answer_is_whole_or_refused(
     base: BaseModel, decoder: Decoder, tokenizer: Tokenizer, adapters: list[Adapter]
 ) -> None:

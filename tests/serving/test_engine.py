@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.serving.given import Running, ask, run, steps, write_adapter
+from tests.waiting import PATIENCE
 from tunery.bases import BaseModel
 from tunery.messages import Adapter, Done, Generate, Piece, Started
 from tunery.models.decoder import Decoder
@@ -125,7 +126,7 @@ def test_equal_seeds_give_equal_texts_and_other_seeds_others(engine: Engine) -> 
 
 
 def test_without_a_seed_each_answer_is_drawn_anew(engine: Engine) -> None:
-    assert alone(engine, ask(temperature=1.0)) != alone(engine, ask(temperature=1.0))
+    assert len({alone(engine, ask(temperature=1.0))[0] for _ in range(5)}) > 1
 
 
 def test_choices_of_a_prompt_share_its_computation(engine: Engine, tokenizer: Tokenizer) -> None:
@@ -379,7 +380,7 @@ def test_an_adapter_is_loaded_while_others_decode(
     load, may_end = Lora.load, threading.Event()
 
     def slow(*given: object) -> Lora:
-        assert may_end.wait(30)
+        assert may_end.wait(PATIENCE)
         return load(*given)
 
     monkeypatch.setattr(Lora, "load", slow)

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from tests.serving.given import ask, run
+from tests.waiting import PATIENCE, until
 from tunery.bases import BaseModel
 from tunery.errors import EngineUnavailable, InvalidRequest, NotFound
 from tunery.messages import Adapter, Answer, Ask, Cancel, Done, Generate, Piece, Ping, Started, Usage
@@ -46,7 +47,7 @@ class Process:
     def end(self) -> int:
         for pipe in (self.process.stdin, self.process.stdout):
             pipe.close()
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_closing_the_answers_early_cancels_the_request(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
             await client.close()
 
-    asyncio.run(asyncio.wait_for(converse(), 10))
+    asyncio.run(asyncio.wait_for(converse(), PATIENCE))
     assert asks[1] == Cancel(id=asks[0].id)
 
 
@@ -184,7 +185,7 @@ def test_an_id_that_is_running_already_is_refused(engine: Engine) -> None:
 @pytest.mark.parametrize("garbage", [b"\xff" * 64, struct.pack(">I", 3) + b"\xc1\xc1\xc1", b"GET / HTTP/1.1\r\n\r\n"])
 def test_garbage_closes_its_connection_only(server: Process, garbage: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as stranger:
-        stranger.settimeout(10)
+        stranger.settimeout(PATIENCE)
         stranger.connect(str(server.socket))
         stranger.sendall(garbage)
         assert stranger.recv(1) == b""
@@ -199,7 +200,7 @@ def test_garbage_closes_its_connection_only(server: Process, garbage: bytes) -> 
 def test_asks_in_one_packet_are_answered_each(server: Process) -> None:
     asks: list[Ask] = [Ping(id="1"), Ping(id="2")]
     with socket.socket(socket.AF_UNIX) as raw:
-        raw.settimeout(10)
+        raw.settimeout(PATIENCE)
         raw.connect(str(server.socket))
         raw.sendall(b"".join(map(frame, asks)))
         with raw.makefile("rb") as answers:
@@ -246,8 +247,8 @@ def test_the_process_ends_when_told_even_while_it_generates(base: BaseModel, tmp
                     pass
             await answers.aclose()
 
-    asyncio.run(asyncio.wait_for(converse(), 30))
-    assert process.process.wait(20) == 0
+    asyncio.run(asyncio.wait_for(converse(), PATIENCE))
+    assert process.process.wait(PATIENCE) == 0
     process.end()
 
 
@@ -270,7 +271,7 @@ sys.stdin.read()
     try:
         parent.kill()
         parent.wait()
-        wait_until(lambda: not alive(engine))
+        until(lambda: not alive(engine))
         assert alive(keeper)
     finally:
         os.kill(keeper, signal.SIGKILL)
@@ -284,14 +285,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    async def poll() -> None:
-        while not holds():
-            await asyncio.sleep(0.02)
-
-    asyncio.run(asyncio.wait_for(poll(), 20))
-
-
 def with_pool(
     base: BaseModel, folder: Path, use: Callable[[EnginePool], Awaitable[None]], *, silence_seconds: float = 60.0
 ) -> None:
@@ -299,7 +292,7 @@ def with_pool(
         command = commands.embedded(threads=1, device="cpu")
         pool = EnginePool({"tiny": base}.get, folder, command, silence_seconds=silence_seconds)
         try:
-            await asyncio.wait_for(use(pool), 60)
+            await asyncio.wait_for(use(pool), 300)
         finally:
             last = pool.pid(TINY)
             await pool.close()
@@ -373,7 +366,7 @@ def test_a_hung_engine_is_killed_and_its_streams_end_with_an_error(base: BaseMod
         assert await pool_text(pool, ask("The quick"))
         assert pool.pid(TINY) != hung
 
-    with_pool(base, tmp_path, use, silence_seconds=1.0)
+    with_pool(base, tmp_path, use, silence_seconds=5.0)  # that much a busy machine may take for a sound one's pong
 
 
 async def last_of(answers: AsyncIterator[Answer]) -> Answer:
@@ -419,8 +412,7 @@ def test_an_engine_killed_between_requests_is_started_again(base: BaseModel, tmp
         await pool.mount(TINY, None)
         killed = pool.pid(TINY)
         os.kill(killed, signal.SIGKILL)
-        wait = asyncio.create_task(asyncio.to_thread(wait_until, lambda: not alive(killed)))
-        await wait
+        await asyncio.to_thread(until, lambda: not alive(killed))
         await pool.ping(TINY)
         assert pool.pid(TINY) != killed
 

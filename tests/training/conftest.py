@@ -1,3 +1,3 @@
-from tests.models.conftest import bundled, one_thread, tiny
+from tests.models.conftest import bundled, one_thread, same_numbers, tiny
 
-__all__ = ["bundled", "one_thread", "tiny"]
+__all__ = ["bundled", "one_thread", "same_numbers", "tiny"]

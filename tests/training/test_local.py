@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tests.training.orders import order_in, random_lines, write_lines
+from tests.waiting import PATIENCE
 from tunery.messages import Failed, Planned, PlanOrder
 from tunery.training import data, plan
 from tunery.training.local import LocalPlanner
@@ -14,7 +15,7 @@ def question(folder: Path, tiny: Path, **changes: object) -> PlanOrder:
 
 def test_a_question_is_answered_with_the_plan_that_training_makes(tmp_path: Path, tiny: Path) -> None:
     asked = question(tmp_path, tiny, memory_bytes=1 << 40)
-    answer = LocalPlanner().plan(asked, seconds=120)
+    answer = LocalPlanner().plan(asked, seconds=PATIENCE)
     assert isinstance(answer, Planned)
     found = data.read(asked.order, data.Tokenizer.load(tiny))
     assert answer.plan == plan.plan(asked.order, found, available=1 << 40)
@@ -25,7 +26,7 @@ def test_a_question_is_answered_with_the_plan_that_training_makes(tmp_path: Path
 
 def test_an_order_that_can_t_be_planned_says_why(tmp_path: Path, tiny: Path) -> None:
     lines = write_lines(tmp_path / "t.jsonl", [*random_lines(3, seed=1), {"messages": [{"role": "user"}]}])
-    answer = LocalPlanner().plan(question(tmp_path, tiny, training_file=lines), seconds=120)
+    answer = LocalPlanner().plan(question(tmp_path, tiny, training_file=lines), seconds=PATIENCE)
     assert isinstance(answer, Failed)
     assert (answer.code, answer.param) == ("invalid_training_file", "training_file")
     assert "Line 4" in answer.message
@@ -33,7 +34,7 @@ def test_an_order_that_can_t_be_planned_says_why(tmp_path: Path, tiny: Path) -> 
 
 def test_a_missing_file_ends_in_an_answer_too(tmp_path: Path, tiny: Path) -> None:
     asked = question(tmp_path, tiny, training_file=str(tmp_path / "missing"))
-    answer = LocalPlanner().plan(asked, seconds=120)
+    answer = LocalPlanner().plan(asked, seconds=PATIENCE)
     assert isinstance(answer, Failed)
     assert answer.code == "internal_error"
 

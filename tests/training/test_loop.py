@@ -195,7 +195,11 @@ def peft_run(base: Path, order: TrainingOrder, steps: int, start: Path) -> tuple
     return losses, {n.replace(".default", ""): p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def assert_trains_as_peft(tmp_path: Path, base: Path, order: TrainingOrder, tolerance: float) -> None:
+def assert_trains_as_peft(tmp_path: Path, base: Path, order: TrainingOrder, tolerance: float, of_each: float) -> None:
+    """Errors of losses and of the whole adapter's way, and of each tensor's.
+
+    Adam makes a full step of the smallest gradient, whose sign may be rounding: that is the processor's own.
+    """
     config = load(base).config
     Lora.fresh(config, rank=order.base.lora_rank, alpha=order.base.lora_alpha, seed=order.seed).save(
         tmp_path / "start", "b"
@@ -206,18 +210,21 @@ def assert_trains_as_peft(tmp_path: Path, base: Path, order: TrainingOrder, tole
     trained = Lora.load(of(Checkpointed, ours)[-1].directory, config).tensors()
     assert trained.keys() == theirs.keys()
     moved = Lora.load(tmp_path / "start", config).tensors()
-    for name, tensor in theirs.items():
-        assert (trained[name] - tensor).norm() <= tolerance * (tensor - moved[name]).norm(), name
+    errors = {name: (trained[name] - tensor).norm() for name, tensor in theirs.items()}
+    ways = {name: (tensor - moved[name]).norm() for name, tensor in theirs.items()}
+    assert torch.stack([*errors.values()]).norm() <= tolerance * torch.stack([*ways.values()]).norm()
+    for name, error in errors.items():
+        assert error <= of_each * ways[name], name
 
 
 def test_losses_and_adapter_after_six_steps_are_those_of_transformers_and_peft(tmp_path: Path, tiny: Path) -> None:
-    assert_trains_as_peft(tmp_path, tiny, order_in(tmp_path, tiny), 1e-3)
+    assert_trains_as_peft(tmp_path, tiny, order_in(tmp_path, tiny), 1e-3, 1e-3)
 
 
 @pytest.mark.model
 def test_the_bundled_base_trains_as_with_transformers_and_peft(tmp_path: Path, bundled: Path) -> None:
     order = order_in(tmp_path, bundled, validation_file=None, learning_rate=1e-3)
-    assert_trains_as_peft(tmp_path, bundled, order, 1e-2)
+    assert_trains_as_peft(tmp_path, bundled, order, 2e-3, 5e-2)
 
 
 def test_the_final_checkpoint_loads_in_peft_and_answers_as_its_probe_says(tmp_path: Path, tiny: Path) -> None:

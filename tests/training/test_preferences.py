@@ -16,6 +16,7 @@ from tests.training.orders import (
     write_lines,
 )
 from tests.training.test_loop import kinds, until_paused
+from tests.waiting import PATIENCE
 from tunery.bases import BaseModel
 from tunery.errors import InvalidRequest, TuneryError
 from tunery.messages import (
@@ -103,12 +104,13 @@ def test_a_paused_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, tiny: P
 
 
 def test_a_killed_process_s_run_ends_with_the_same_bytes(tmp_path: Path, tiny: Path) -> None:
-    whole = reports(dpo_order_in(tmp_path / "whole", tiny, n_epochs=15))
-    order = dpo_order_in(tmp_path / "killed", tiny, n_epochs=15)
+    epochs = 40  # far from done after six steps, also where this test runs slowly and the trainer doesn't
+    whole = reports(dpo_order_in(tmp_path / "whole", tiny, n_epochs=epochs))
+    order = dpo_order_in(tmp_path / "killed", tiny, n_epochs=epochs)
     told: dict[int, StepMetrics] = {}
     for kill_after in (6, None):
         run, found = LocalTrainer().start(order), []
-        for report in run.reports(wait=60):
+        for report in run.reports(wait=PATIENCE):
             assert report is not None
             found.append(report)
             if isinstance(report, Stepped) and report.metrics.step == kill_after:
