@@ -1,21 +1,33 @@
 """Chromium in front of Studio, and everything that a page must not do."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    Response,
+    expect,
+    sync_playwright,
+)
 
 from tests import identities
 from tests.live import Doors
+from tests.waiting import PATIENCE
 from tunery.records import Account
 from tunery.settings import DATA_PLANE_AUDIENCE
 from tunery.studio.sessions import Sessions
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 HINT = "no Chromium on the path: `make browser` installs Debian's, or install Chrome or Chromium yourself"
+# Of every step of the browser and of whatever a page is expected to show.
+expect.set_options(timeout=1000 * PATIENCE)
 NO_HOST = ("data", "blob", "about")
 
 
@@ -100,7 +112,7 @@ class Browsing:
             accept_downloads=True,
             permissions=["clipboard-read", "clipboard-write"],
         )
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(1000 * PATIENCE)
         self._contexts.append(context)
         self.complaints.watch(context, urlsplit(base).netloc)
         if signed_in:
@@ -131,13 +143,16 @@ class Browsing:
 
 def _patient(page: Page) -> Page:
     """Opens a page of Studio as people do: nobody types before its socket stands, which takes a blink."""
-    visit = page.goto
 
-    def goto(url: str, **more: Any) -> Response | None:
-        answer = visit(url, **more)
-        if page.locator("#content").count():
-            page.locator("html[data-connected]").wait_for(state="attached")
-        return answer
+    def patient(visit: Callable[..., Response | None]) -> Callable[..., Response | None]:
+        def visited(*given: Any, **more: Any) -> Response | None:
+            answer = visit(*given, **more)
+            if page.locator("#content").count():
+                page.locator("html[data-connected]").wait_for(state="attached")
+            return answer
 
-    page.goto = goto  # type: ignore[method-assign]
+        return visited
+
+    for way in ("goto", "reload", "go_back"):
+        setattr(page, way, patient(getattr(page, way)))
     return page

@@ -15,7 +15,13 @@ OVERFLOW = """() => {
 }"""
 
 
+# What fades in is hard to read while it does.
+ENDED = """() => Promise.allSettled(
+  document.getAnimations().filter(one => isFinite(one.effect.getComputedTiming().endTime)).map(one => one.finished))"""
+
+
 def faults(page: Page) -> Iterator[str]:
+    page.evaluate(ENDED)
     for outer in page.evaluate(OVERFLOW):
         yield f"wider than the window: {outer}"
     for violation in Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]:

@@ -11,6 +11,7 @@ from tests.studio.browsing import Browsing
 from tests.studio.faults import faults
 from tests.studio.furnished import Place, furnish
 from tests.studio.serving import StudioService, studio_service
+from tests.waiting import PATIENCE
 from tunery import roles
 from tunery.settings import DATA_PLANE_AUDIENCE
 
@@ -64,6 +65,6 @@ def test_a_page_opens_for_a_role_exactly_where_the_api_answers_it(
         operation = next((needed for start, needed in NEEDS.items() if place.path.startswith(start)), None)
         if operation is None or place.account != service.account or place.name == "file-unknown":
             continue
-        answer = requests.get(service.base + place.path, cookies=cookies, allow_redirects=False, timeout=30)
+        answer = requests.get(service.base + place.path, cookies=cookies, allow_redirects=False, timeout=PATIENCE)
         granted = roles.grants(role, roles.ACTIONS[operation])
         assert (answer.status_code == 200) == granted, f"{place.path} for {role}: {answer.status_code}"

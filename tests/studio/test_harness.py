@@ -6,6 +6,7 @@ from playwright.sync_api import Page, expect
 from tests.studio.browsing import Browsing
 from tests.studio.serving import StudioService
 from tests.test_files import jsonl
+from tests.waiting import until
 
 
 def test_a_window_is_signed_in_and_speaks_its_language(page: Page, browsing: Browsing) -> None:
@@ -31,12 +32,13 @@ def test_a_window_is_signed_in_and_speaks_its_language(page: Page, browsing: Bro
 def test_what_a_page_must_not_do_is_seen(page: Page, browsing: Browsing, script: str, complaint: str) -> None:
     page.goto("/studio/")
     page.evaluate(f"() => {{ {script} }}")
-    for _ in range(100):
-        if any(complaint in line for line in browsing.complaints.unexpected()):
-            browsing.complaints.expect("")
-            return
-        page.wait_for_timeout(20)
-    raise AssertionError(browsing.complaints.said)
+
+    def seen() -> bool:
+        page.wait_for_timeout(20)  # events come while Playwright waits
+        return any(complaint in line for line in browsing.complaints.unexpected())
+
+    until(seen, said=lambda: browsing.complaints.said)
+    browsing.complaints.expect("")
 
 
 def test_jobs_and_deployments_do_what_the_levers_say(studio: StudioService) -> None:

@@ -10,8 +10,6 @@ from tests.studio.serving import StudioService
 from tunery import sample
 
 USER = "Cognitive Services OpenAI User"
-SLOW = 20_000
-"""Milliseconds; three steps of the demo are a second or two apart."""
 WANTED = sample.generate().held_out[0].answer
 
 
@@ -32,13 +30,13 @@ def test_the_demo_goes_from_a_click_to_answers_and_over_a_reload(studio: StudioS
     page.goto("/studio/")
     page.get_by_role("button", name="Run the demo").click()
     train = page.get_by_role("listitem").filter(has=page.get_by_role("link", name="Train", exact=True))
-    expect(train).to_contain_text("Step 4 of 12", timeout=SLOW)
+    expect(train).to_contain_text("Step 4 of 12")
     expect(page.get_by_text(", ".join(sample.FILES))).to_be_visible()
     page.reload()
     expect(train).to_contain_text("Under way")
     studio.pull("release")
     table = page.get_by_role("table")
-    expect(table.get_by_role("row").nth(1)).to_contain_text(f"I can't say.{WANTED}{WANTED}", timeout=SLOW)
+    expect(table.get_by_role("row").nth(1)).to_contain_text(f"I can't say.{WANTED}{WANTED}")
     expect(page.get_by_text("Tuned model: 1 of 3 exactly as wanted")).to_be_visible()
     [job] = [one for one in studio.azure().fine_tuning.jobs.list() if (one.metadata or {}).get("made_by")]
     assert studio.arm("GET", "/deployments/demo").json()["properties"]["model"]["name"] == job.fine_tuned_model
@@ -52,10 +50,10 @@ def test_a_demo_whose_training_fails_says_why_and_begins_anew(studio: StudioServ
     studio.pull("train", fails="The loss is <b>not</b> a number.")
     page.goto("/studio/")
     page.get_by_role("button", name="Run the demo").click()
-    expect(page.get_by_text("The loss is <b>not</b> a number.")).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text("The loss is <b>not</b> a number.")).to_be_visible()
     studio.pull("train")
     page.get_by_role("button", name="Begin the demo anew").click()
-    expect(page.get_by_role("table")).to_be_visible(timeout=SLOW)
+    expect(page.get_by_role("table")).to_be_visible()
 
 
 @pytest.mark.usefixtures("no_demo")
@@ -63,10 +61,10 @@ def test_a_demo_whose_deployment_fails_goes_on_with_the_model_it_has(studio: Stu
     studio.pull("break_engine", "There is no memory left.")
     page.goto("/studio/")
     page.get_by_role("button", name="Run the demo").click()
-    expect(page.get_by_text("There is no memory left.")).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text("There is no memory left.")).to_be_visible()
     studio.pull("break_engine", None)
     page.get_by_role("button", name="Go on with the demo").click()
-    expect(page.get_by_role("table")).to_be_visible(timeout=SLOW)
+    expect(page.get_by_role("table")).to_be_visible()
     assert len([one for one in studio.azure().fine_tuning.jobs.list() if (one.metadata or {}).get("made_by")]) == 1
 
 

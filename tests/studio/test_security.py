@@ -16,6 +16,7 @@ from tests.studio.browsing import Browsing
 from tests.studio.furnished import USER, an_account
 from tests.studio.serving import StudioService
 from tests.test_files import jsonl
+from tests.waiting import PATIENCE
 from tunery.records import Account
 
 PAYLOAD = "\"><img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>{{1+1}}"
@@ -33,7 +34,7 @@ class Visits:
 
     def ask(self, method: str, path: str, **more: Any) -> requests.Response:
         cookies = {self.name: self.cookie}
-        given = {"cookies": cookies, "allow_redirects": False, "verify": self._ca, "timeout": 30, **more}
+        given = {"cookies": cookies, "allow_redirects": False, "verify": self._ca, "timeout": PATIENCE, **more}
         return requests.request(method, self.base + path, **given)
 
     def signed_in(self) -> bool:
@@ -80,7 +81,7 @@ def test_another_site_s_socket_is_not_opened(studio: StudioService) -> None:
     with pytest.raises(InvalidStatus):
         connect(address, origin="https://evil.example", additional_headers=headers)  # type: ignore[arg-type]
     with connect(address, origin=visits.base, additional_headers=headers) as socket:  # type: ignore[arg-type]
-        assert str(socket.recv(timeout=10)).startswith("0{")
+        assert str(socket.recv(timeout=PATIENCE)).startswith("0{")
 
 
 def test_signing_out_ends_the_session_also_for_a_copied_cookie(visits: Visits) -> None:
