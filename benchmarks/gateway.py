@@ -32,7 +32,7 @@ PATH = "/openai/deployments/base/completions?api-version=2024-10-21"
 class Talker:
     """A generator, and a mounter, whose model is infinitely fast."""
 
-    async def start(self, _base: str) -> None:
+    async def keep(self, _wanted: object) -> None:
         pass
 
     async def mount(self, _base: str, _adapter: Adapter) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +54,7 @@ class FakeEngines(FakeGenerator):
         self.broken: TuneryError | None = None
         self.mounted: list[str] = []
         self.running: dict[Weights, int | None] = {}
+        self.kept: set[Weights] = set()
 
     async def mount(self, weights: Weights, adapter: Adapter | None) -> Agreement | None:
         assert adapter is None or Path(adapter.directory).is_dir()
@@ -61,6 +62,9 @@ class FakeEngines(FakeGenerator):
             raise self.broken
         self.mounted.append(adapter.digest if adapter else str(weights))
         return AGREEMENT if weights.quantization else None
+
+    async def keep(self, wanted: Collection[Weights]) -> None:
+        self.kept = set(wanted)
 
     def processes(self) -> dict[Weights, int | None]:
         return self.running

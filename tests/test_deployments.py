@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from tests.live import LiveService, live_service
+from tests.waiting import until
 from tunery import app
 from tunery.catalog import BUNDLED
 from tunery.deploying import Wanted
@@ -91,6 +92,17 @@ def test_an_outcome_of_weights_that_are_no_longer_wanted_settles_nothing(rooms: 
     assert (settled.state, settled.agreement) == (DeploymentState.SUCCEEDED, measured)
 
 
+def test_weights_are_needed_by_what_answers_or_soon_will(rooms: Services) -> None:
+    account = rooms.accounts.first()
+    assert rooms.deployments.weights() == set()
+    assert reconcile(rooms, Mounter()) == [DeploymentState.SUCCEEDED]
+    assert rooms.deployments.weights() == {Weights(BUNDLED)}
+    rooms.deployer.put(account, "d0", Wanted(model=BUNDLED, quantization="int8"), by="test")
+    assert rooms.deployments.weights() == {Weights(BUNDLED, "int8")}
+    assert reconcile(rooms, Mounter(TuneryError("broken"))) == [DeploymentState.FAILED]
+    assert rooms.deployments.weights() == set()
+
+
 @pytest.mark.parametrize("elsewhere", [{"engine": "vllm"}, {"device": "cuda"}])
 def test_int8_is_refused_where_no_engine_of_this_service_has_it(tmp_path: Path, elsewhere: dict[str, str]) -> None:
     rooms = app.services(Settings(home=tmp_path, **elsewhere))
@@ -116,8 +128,17 @@ def test_what_was_brought_up_settles_no_other_model_that_got_the_name_meanwhile(
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveService]:
     monkeypatch.setattr(app, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(app, "HOUSEKEEPING_SECONDS", 0.01)
     with live_service(tmp_path / "home") as service:
         yield service
+
+
+def test_engines_are_told_which_weights_are_needed(service: LiveService) -> None:
+    made = {"properties": {"model": {"name": BUNDLED}, "quantization": "int8"}}
+    service.arm("PUT", "/deployments/needed", json=made)
+    until(lambda: service.engines.kept == {Weights(BUNDLED, "int8")})
+    service.arm("DELETE", "/deployments/needed")
+    until(lambda: service.engines.kept == set())
 
 
 def test_a_full_disk_while_a_deployment_is_brought_up_ends_neither_the_service_nor_the_deployment(

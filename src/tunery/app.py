@@ -45,7 +45,7 @@ from tunery.idle import IdleRule
 from tunery.imports import Imports
 from tunery.inspection import Inspections
 from tunery.jobs import Jobs
-from tunery.machine import Machine
+from tunery.machine import Engines, Machine
 from tunery.metering import Meter
 from tunery.rooms import Services
 from tunery.run import Bench
@@ -192,12 +192,23 @@ async def _keep_house(app: FastAPI) -> None:
     while True:
         for chore in (partial(_count_time, app), *chores):
             await _do(chore)
+        await _let_engines_go(state.generator, state.deployments)
         state.throttle.tidy()
         await anyio.sleep(HOUSEKEEPING_SECONDS)
 
 
 def _count_time(app: FastAPI) -> None:
     app.state.meter.flush(app.state.uptime.tick())
+
+
+async def _let_engines_go(engines: Engines, deployments: Deployments) -> None:
+    """Those that no deployment needs any more: each holds a model in memory."""
+    try:
+        wanted = await anyio.to_thread.run_sync(deployments.weights)
+    except (OSError, SQLAlchemyError):
+        logger.exception("housekeeping")
+    else:
+        await engines.keep(wanted)
 
 
 async def _do(chore: Callable[[], object]) -> None:

@@ -83,6 +83,14 @@ class Deployments:
         with self._store.database.read() as connection:
             return many(connection, Deployment, query)
 
+    def weights(self) -> set[Weights]:
+        """Those that a deployment of any account needs: engines of others hold memory for nobody."""
+        query = sa.select(deployments).where(deployments.c.state != DeploymentState.FAILED)
+        with self._store.database.read() as connection:
+            found = many(connection, Deployment, query)
+        bases = {name: base.model.name for name in {one.base for one in found} if (base := self._catalog.base(name))}
+        return {Weights(bases[one.base], one.quantization) for one in found if one.base in bases}
+
     def usages(self, account_id: int) -> list[quotas.Usage]:
         """Every limit of the account, and what is taken of it."""
         with self._store.database.read() as connection:

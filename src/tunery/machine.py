@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,11 @@ TRAINER = "tunery.training"
 
 
 class Engines(Protocol):
-    """Who starts engines."""
+    """Who starts engines, and ends them."""
+
+    async def keep(self, wanted: Collection[Weights]) -> None:
+        """End those that hold other weights, unless somebody waits for an answer of theirs."""
+        ...
 
     def processes(self) -> dict[Weights, int | None]:
         """Process ids of engines that run, by weights; None: it is being started, or runs elsewhere."""

@@ -305,6 +305,24 @@ async def pool_text(pool: EnginePool, generate: Generate) -> str:
     return "".join([answer.text async for answer in pool.generate(TINY, generate) if isinstance(answer, Piece)])
 
 
+def test_engines_that_no_deployment_needs_end_once_nobody_waits_for_them(base: BaseModel, tmp_path: Path) -> None:
+    async def use(pool: EnginePool) -> None:
+        expected = await pool_text(pool, ask("The quick"))
+        first = pool.pid(TINY)
+        await pool.keep({TINY})
+        assert pool.processes() == {TINY: first}
+        async with contextlib.aclosing(pool.generate(TINY, ask("0123", **ENDLESS))) as answers:
+            assert isinstance(await anext(answers), Started)
+            await pool.keep(set())
+            assert pool.processes() == {TINY: first}
+        while pool.processes():  # unless a ping is on its way
+            await pool.keep(set())
+        assert not Path(f"/proc/{first}").exists()
+        assert await pool_text(pool, ask("The quick")) == expected
+
+    with_pool(base, tmp_path, use)
+
+
 def test_the_pool_starts_one_engine_and_routes_by_base(
     base: BaseModel, tmp_path: Path, adapters: list[Adapter]
 ) -> None:

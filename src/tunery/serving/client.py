@@ -51,6 +51,11 @@ class EngineClient:
         """There was a connection and it has ended."""
         return self._connection is not None and self._connection.broken
 
+    @property
+    def idle(self) -> bool:
+        """Nobody waits for an answer."""
+        return self._connection is None or not self._connection.num_open
+
     async def generate(self, request: Generate) -> AsyncGenerator[Started | Piece | Done, None]:
         """The answers of one request. Closing the iterator early cancels the request in the engine."""
         connection = await self._connected()
@@ -189,6 +194,10 @@ class _Connection:
 
     def close_stream(self, key: str) -> None:
         self._streams.pop(key, None)
+
+    @property
+    def num_open(self) -> int:
+        return len(self._streams)
 
     def send(self, ask: Ask) -> None:
         if not self.broken:

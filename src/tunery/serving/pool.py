@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from pathlib import Path
 
 from tunery.bases import BaseModel
@@ -74,6 +74,11 @@ class EnginePool:
         """Of engines that run or are being started (None), by weights; nothing of those that ended."""
         return {held: engine.pid if engine.ready else None for held, engine in self._engines.items() if engine.wanted}
 
+    async def keep(self, wanted: Collection[Weights]) -> None:
+        """Ends the engines of all others that nobody asks anything at this moment."""
+        others = [engine for weights, engine in self._engines.items() if weights not in wanted and engine.idle]
+        await asyncio.gather(*(engine.stop() for engine in others))
+
     async def close(self) -> None:
         await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
         if self._temporary:
@@ -131,6 +136,11 @@ class _Engine:
     @property
     def wanted(self) -> bool:
         return self._start is not None and (not self._start.done() or self._alive)
+
+    @property
+    def idle(self) -> bool:
+        """It runs for nobody."""
+        return self.ready and self._client.idle
 
     async def client(self) -> EngineClient:
         if self._start is None or (self._start.done() and not self._alive):
