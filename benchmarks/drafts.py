@@ -20,8 +20,11 @@ from tunery.messages import Answer, Generate, Piece
 from tunery.models.tokenizer import Tokenizer
 from tunery.serving.engine import Engine, Limits
 
-LETTER = "The front light was promised for last week and still hasn't come. Write a long letter that explains what "
-LETTERS = [f"Order {number}: {LETTER}happened and when it ends:" for number in range(4)]
+LETTERS = [
+    f"Order {number}: the front light was promised for last week and still hasn't come. Write a long letter that "
+    "explains what happened, what is done about it and when it ends:"
+    for number in range(4)
+]
 QUESTIONS = [
     "Write a Python function that reverses a list and a test for it.",
     "Explain photosynthesis to a child.",
