@@ -169,7 +169,7 @@ def ask_all(checks: Checks, service: Service) -> None:
         threading.Timer(3, os.kill, (pid, signal.SIGKILL)).start()
         with ThreadPoolExecutor(8) as pool:
             said = Counter(pool.map(lambda number: outcome(impatient, number), range(8)))
-        assert all(one.startswith("error: The model's engine") for one in said), said
+        assert all(one.startswith("error: ") and "The model's engine has stopped" in one for one in said), said
         assert whole(client, model="tuned", max_tokens=4, **ASKED)[2] == "length"
         (after,) = service.children("tunery.serving.vllm")
         assert after != pid
