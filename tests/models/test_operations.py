@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunery.models.operations import add_low_rank, rms_norm, rotate, swiglu
+from tunery.models.compiled import loops_run
+from tunery.models.operations import add_low_rank, exponentials_, rms_norm, rotate, swiglu
 
 
 def wide(*shape: int, seed: int = 0) -> Tensor:
@@ -44,6 +45,70 @@ def test_values_are_those_of_the_plain_formula(name: str) -> None:
     torch.testing.assert_close(ours(*inputs), plain(*inputs), rtol=1e-12, atol=1e-12)
     with torch.inference_mode():
         torch.testing.assert_close(ours(*inputs), plain(*inputs), rtol=1e-12, atol=1e-12)
+
+
+def narrow(x: Tensor) -> Tensor:
+    return x.detach().float().requires_grad_()
+
+
+def test_compiled_loops_run_here() -> None:
+    assert loops_run("cpu", torch.float32)
+    assert not loops_run("cpu", torch.float64)
+
+
+LARGE_WEIGHT = wide(576, seed=1).detach()
+LARGE_COS, LARGE_SIN = torch.cos(wide(90, 1, 32)).detach(), torch.sin(wide(90, 1, 32)).detach()
+LARGE: dict[str, tuple[Callable[..., Tensor], Tensor]] = {
+    "rms_norm": (lambda x: rms_norm(x, LARGE_WEIGHT.to(x.dtype), 1e-5), wide(90, 576)),
+    "rms_norm of some heads": (
+        lambda x: rms_norm(x.view(90, 9, 64)[:, 2:5], LARGE_WEIGHT[:64].to(x.dtype), 1e-5),
+        wide(90, 576),
+    ),
+    "rotate": (lambda x: rotate(x, LARGE_COS.to(x.dtype), LARGE_SIN.to(x.dtype)), wide(90, 9, 64)),
+    "rotate some heads": (
+        lambda x: rotate(x[:, 2:5], LARGE_COS.to(x.dtype), LARGE_SIN.to(x.dtype)),
+        wide(90, 9, 64),
+    ),
+    "rotate across": (
+        lambda x: rotate(x.transpose(0, 1), LARGE_COS.to(x.dtype), LARGE_SIN.to(x.dtype)),
+        wide(9, 90, 64),
+    ),
+    "swiglu": (swiglu, wide(90, 1026)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_compiled_loops_and_their_gradients_are_those_of_the_operators(name: str) -> None:
+    """float32 on the CPU runs in loops, float64 doesn't."""
+    operation, x = LARGE[name]
+    upstream = wide(*operation(x).shape, seed=9).detach()
+    found = operation(narrow(x))
+    torch.testing.assert_close(found.double(), operation(x), rtol=1e-5, atol=1e-6)
+    x32 = narrow(x)
+    (mine,) = torch.autograd.grad(operation(x32), x32, upstream.float())
+    (theirs,) = torch.autograd.grad(operation(x), x, upstream)
+    torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [1, 63, 64, 5000])
+def test_exponentials_come_with_each_row_s_highest_its_place_and_the_sum(width: int) -> None:
+    x = wide(7, width).detach() * 30
+    narrow_x = x.float()
+    highest, column, sums = exponentials_(narrow_x)
+    x = x.float().double()
+    assert torch.equal(highest.double(), x.amax(-1))
+    assert torch.equal(column, x.argmax(-1))
+    expected = (x - x.amax(-1, keepdim=True)).exp()
+    torch.testing.assert_close(narrow_x.double(), expected, rtol=2e-5, atol=1e-30)
+    torch.testing.assert_close(sums.double(), expected.sum(-1), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_broken_numbers_stay_broken(broken: float) -> None:
+    x = torch.tensor([[1.0, broken, 2.0]])
+    assert not rms_norm(x, torch.ones(3), 1e-5).isfinite().all()
+    assert not swiglu(torch.tensor([[broken, -1.0]])).isfinite().all()
+    assert not exponentials_(x)[2].isfinite().all()
 
 
 @pytest.mark.parametrize("name", CASES)

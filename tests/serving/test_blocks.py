@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.serving.given import new_adapter
-from tunery.models.decoder import Decoder, DecoderConfig, Layer, Operations, attend_causally
+from tunery.models.decoder import Decoder, DecoderConfig, Layer, attend_causally
 from tunery.models.lora import Lora
 from tunery.serving.adapters import ServedAdapter
 from tunery.serving.cache import BlockTable, KVCache
@@ -59,7 +59,6 @@ def decoder(config: DecoderConfig, *, biased: bool = False, head_norms: bool = F
         layers=[layer() for _ in range(config.num_hidden_layers)],
         final_norm=norm(config.hidden_size),
         head=PanelLinear(embedding),
-        operations=Operations(),
     )
 
 

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tunery.models.decoder import DenseLinear
+from tunery.models.tiles import GROUP, PANEL
 from tunery.serving.compiled import linear_for
 from tunery.serving.products import LARGEST, ROWS_AT_ONCE, PanelLinear, QuantizedPanelLinear
-from tunery.serving.tiles import GROUP, PANEL
 
 SIZES = st.integers(1, 2 * PANEL + 1)
 

@@ -13,7 +13,7 @@ from tests.models.test_lora import trained
 from tunery.models.decoder import attend_causally
 from tunery.models.loader import load
 from tunery.models.lora import Lora
-from tunery.training import attention, losses
+from tunery.training import attention, losses, stretches
 from tunery.training import batches as batches_module
 from tunery.training.batches import Example, epoch_batches, micro_batches, tree_of
 from tunery.training.losses import evaluate, evaluate_and_backpropagate
@@ -111,7 +111,7 @@ def test_micro_batches_short_stretches_and_recomputation_change_nothing(
 ) -> None:
     adapter = ready(tiny, torch.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "STRETCH", 5)
+        patch.setattr(stretches, "STRETCH", 5)
         patch.setattr(attention, "BATCH_PAIRS", 5 * 40)
         patch.setattr(attention, "KEPT_COLUMNS", 20)
         patch.setattr(losses, "HEAD_ROWS", 3)

@@ -17,7 +17,7 @@ from tunery.models.decoder import attend_causally
 from tunery.models.loader import load, read_sizes
 from tunery.models.lora import CONFIG_FILE, WEIGHTS_FILE, Lora
 from tunery.models.probe import Probe
-from tunery.training import attention
+from tunery.training import stretches
 from tunery.training.batches import Example, tree_of
 from tunery.training.losses import evaluate_and_backpropagate
 from tunery.training.memory import Sizes
@@ -86,7 +86,7 @@ def log_probabilities(model: PeftModel) -> Tensor:
 def test_loss_and_gradients_of_the_tree_are_those_of_transformers_and_peft(
     bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, recomputed: bool
 ) -> None:
-    monkeypatch.setattr(attention, "STRETCH", 30)
+    monkeypatch.setattr(stretches, "STRETCH", 30)
     adapter = adapter_of(bases[architecture])
     adapter.save(tmp_path, architecture)
     peft = peft_of(bases[architecture], tmp_path)

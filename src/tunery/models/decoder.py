@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tunery.models import operations
 from tunery.models.layout import Layout
-from tunery.models.operations import swiglu
+from tunery.models.operations import rms_norm, rotate, swiglu
 
 
 class Attend(Protocol):
@@ -183,14 +182,6 @@ class DenseLinear:
         return F.linear(x, self.weight, self.bias)
 
 
-@dataclass(frozen=True, slots=True)
-class Operations:
-    """The small operations that serving has faster ones for; these can be trained through."""
-
-    rms_norm: Callable[[Tensor, Tensor, float], Tensor] = operations.rms_norm
-    rotate: Callable[[Tensor, Tensor, Tensor], Tensor] = operations.rotate
-
-
 class Decoder:
     """Token ids -> hidden states -> logits. Holds no state between calls, so one object serves many threads."""
 
@@ -202,14 +193,12 @@ class Decoder:
         layers: Sequence[Layer],
         final_norm: Tensor,
         head: Linear,
-        operations: Operations,
     ) -> None:
         self.config = config
         self.embedding = embedding
         self.layers = layers
         self.final_norm = final_norm
         self.head = head
-        self._operations = operations
         self._inverse_frequencies = inverse_frequencies(config).to(embedding.device)
 
     @property
@@ -243,7 +232,7 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `Model.logits`."""
-        return self.head(self._operations.rms_norm(hidden, self.final_norm, self.config.rms_norm_eps))
+        return self.head(rms_norm(hidden, self.final_norm, self.config.rms_norm_eps))
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [T, 1, head_dim / 2] of positions [T]."""
@@ -272,7 +261,7 @@ class Decoder:
         self, index: int, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, lora: LowRank | None
     ) -> Tensor:
         """What each token gathers from those it sees, [T, heads * D]."""
-        c, rms_norm, rotate = self.config, self._operations.rms_norm, self._operations.rotate
+        c = self.config
         x = rms_norm(x, layer.attention_norm, c.rms_norm_eps)
         qkv = layer.qkv(x)
         if lora is not None:
@@ -284,7 +273,7 @@ class Decoder:
         return attend(index, rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(1)
 
     def _feed_forward(self, index: int, layer: Layer, x: Tensor, lora: LowRank | None) -> Tensor:
-        x = self._operations.rms_norm(x, layer.ffn_norm, self.config.rms_norm_eps)
+        x = rms_norm(x, layer.ffn_norm, self.config.rms_norm_eps)
         gate_up = layer.gate_up(x)
         if lora is not None:
             gate_up = lora.add(index, "gate_up", x, gate_up)

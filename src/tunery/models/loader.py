@@ -19,7 +19,6 @@ from tunery.models.decoder import (
     Layer,
     Linear,
     Model,
-    Operations,
     RopeScaling,
 )
 from tunery.models.folders import require
@@ -58,10 +57,9 @@ def load(
     dtype: torch.dtype = torch.float32,
     *,
     linear: MakeLinear = DenseLinear,
-    operations: Operations | None = None,
     streamed: bool = False,
 ) -> Model:
-    """The model in a folder, by config.json's model_type. `linear` and `operations` are for our own decoder.
+    """The model in a folder, by config.json's model_type. `linear` is for our own decoder.
 
     So is `streamed`: layers are read each time they are asked for, so that one at a time is in memory.
 
@@ -72,12 +70,12 @@ def load(
     require(folder)
     if is_ours(folder):
         weights = _Weights(folder, torch.device(device), dtype)
-        return _decoder(weights, linear, operations or Operations(), streamed=streamed)
+        return _decoder(weights, linear, streamed=streamed)
     _shards(folder)
     return wrapping.load(folder, torch.device(device), dtype)
 
 
-def _decoder(weights: "_Weights", linear: MakeLinear, operations: Operations, *, streamed: bool) -> Decoder:
+def _decoder(weights: "_Weights", linear: MakeLinear, *, streamed: bool) -> Decoder:
     folder = weights.folder
     config, tied = read_config(folder)
     embedding = weights["model.embed_tokens.weight"]
@@ -90,7 +88,6 @@ def _decoder(weights: "_Weights", linear: MakeLinear, operations: Operations, *,
         layers=layers if streamed else list(layers),
         final_norm=weights["model.norm.weight"],
         head=linear(embedding if tied else weights["lm_head.weight"], None),
-        operations=operations,
     )
 
 

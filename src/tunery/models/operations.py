@@ -1,5 +1,6 @@
 """The decoder's small operations with gradients written out: fewer passes over memory and fewer tensors kept than
-automatic differentiation needs. Forward values are those of the plain formulas. Knows no model.
+automatic differentiation needs, and one pass each where compiled loops run. Forward values are those of the plain
+formulas. Knows no model.
 """
 
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+
+from tunery.models.compiled import loops_for
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -37,22 +40,41 @@ def add_low_rank(y: Tensor, x: Tensor, a: Tensor, b: list[Tensor], scale: float)
     return added
 
 
+def exponentials_(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x [T, W] becomes exp(x - highest); each row's highest, the first column that has it, and the sum. No gradient."""
+    if loops := loops_for(x):
+        found: tuple[Tensor, Tensor, Tensor] = loops.exponentials_(x)
+        return found
+    highest, column = x.max(-1, keepdim=True)
+    sums = x.sub_(highest).exp_().sum(-1)
+    return highest.squeeze(-1), column.squeeze(-1), sums
+
+
 def _apply(function: type[Function], *arguments: Any) -> Any:
     return function.apply(*arguments)  # type: ignore[no-untyped-call]
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    if loops := loops_for(x):
+        found: tuple[Tensor, Tensor] = loops.rms_norm(x, weight, eps)
+        return found
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     return weight * (wide * inverse).to(x.dtype), inverse
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    if loops := loops_for(x):
+        rotated: Tensor = loops.rotate(x, cos, sin)
+        return rotated
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 def _swiglu(gate_up: Tensor) -> Tensor:
+    if loops := loops_for(gate_up):
+        inner: Tensor = loops.swiglu(gate_up)
+        return inner
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)
 
@@ -67,6 +89,8 @@ class _RmsNorm(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         x, weight, inverse = ctx.saved_tensors
+        if loops := loops_for(x):
+            return loops.rms_norm_gradient(gradients[0], x, weight, inverse), None, None
         x = x.to(inverse.dtype)
         scaled = (gradients[0] * weight).to(inverse.dtype)
         along = (scaled * x).mean(-1, keepdim=True).mul_(inverse.pow(3))
@@ -94,6 +118,8 @@ class _SwiGlu(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (gate_up,) = ctx.saved_tensors
+        if loops := loops_for(gate_up):
+            return loops.swiglu_gradient(gradients[0], gate_up)
         gate, up = gate_up.chunk(2, dim=-1)
         gradient = torch.empty_like(gate_up)
         by_gate, by_up = gradient.chunk(2, dim=-1)

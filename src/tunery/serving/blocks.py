@@ -6,12 +6,12 @@ import numpy as np
 from torch import Tensor
 
 from tunery.models.decoder import GROUPS, Decoder, DecoderConfig, Linear
+from tunery.models.tiles import ROWS
 from tunery.serving import forward
 from tunery.serving.adapters import BatchLora, members_of
 from tunery.serving.cache import BlockTable, KVCache
 from tunery.serving.kernels import groups_of
 from tunery.serving.products import PanelLinear
-from tunery.serving.tiles import ROWS
 
 
 class CompiledBlocks:

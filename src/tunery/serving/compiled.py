@@ -1,13 +1,13 @@
 """Which compiled loops there are for a device and a model."""
 
-import importlib.util
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
 
 from tunery.errors import InvalidRequest
-from tunery.models.decoder import Decoder, DenseLinear, Model, Operations
+from tunery.models.compiled import loops_run
+from tunery.models.decoder import Decoder, DenseLinear, Model
 from tunery.models.loader import MakeLinear
 from tunery.weights import Quantization
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def kernels_for(device: torch.device | str, dtype: torch.dtype) -> ModuleType | None:
-    """The module `kernels` where its loops can run: float32 on the CPU, and numba has a wheel for the platform."""
-    if torch.device(device).type != "cpu" or dtype != torch.float32 or importlib.util.find_spec("numba") is None:
+    """The module `kernels` where its loops can run."""
+    if not loops_run(device, dtype):
         return None
     from tunery.serving import kernels  # noqa: PLC0415 (without numba there is no such module)
 
@@ -44,11 +44,3 @@ def blocks_for(model: Model) -> "CompiledBlocks | None":
     from tunery.serving.products import PanelLinear  # noqa: PLC0415
 
     return CompiledBlocks(model) if isinstance(model.head, PanelLinear) else None
-
-
-def operations_for(device: torch.device | str) -> Operations:
-    """The fastest small operations of a float32 decoder that is only asked."""
-    kernels = kernels_for(device, torch.float32)
-    if kernels is None:
-        return Operations()
-    return Operations(kernels.rms_norm, kernels.rotate)

@@ -25,7 +25,7 @@ from tunery.serving.arrivals import Arrivals
 from tunery.serving.backlog import Backlog
 from tunery.serving.cache import KVCache
 from tunery.serving.choice import Choice
-from tunery.serving.compiled import kernels_for, linear_for, operations_for
+from tunery.serving.compiled import kernels_for, linear_for
 from tunery.serving.drafts import PromptLookup
 from tunery.serving.request import Deliver, Prompt, Request, guarded
 from tunery.serving.runner import Runner, Span
@@ -119,13 +119,13 @@ class Engine:
         """Raises InvalidRequest for a base, or a quantization of it, that can't run here."""
         if quantization and not loader.is_ours(Path(base.directory)):
             raise InvalidRequest(f"{base.name} runs through transformers, where there are no {quantization} weights.")
-        linear, operations = linear_for(device, quantization), operations_for(device)
+        linear = linear_for(device, quantization)
         tokenizer = Tokenizer.load(base.directory)
         unquantized = None
         if quantization:
             trained = loader.load(base.directory, device, streamed=True)
             unquantized = probe.measure(trained, None, probe.prompt(tokenizer))
-        decoder = loader.load(base.directory, device, linear=linear, operations=operations)
+        decoder = loader.load(base.directory, device, linear=linear)
         return cls(base, decoder, tokenizer, limits, unquantized=unquantized)
 
     def use_this_thread(self) -> None:

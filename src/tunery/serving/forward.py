@@ -12,9 +12,10 @@ import numpy as np
 from numba import carray, float32, int64, prange, void
 from numpy.typing import NDArray
 
-from tunery.serving.kernels import MATH, add_to_rows, attend_rows, exp, norm_row
+from tunery.models.loops import norm_row, swiglu_row
+from tunery.models.vectors import IN_VECTORS, floats_at
+from tunery.serving.kernels import add_to_rows, attend_rows
 from tunery.serving.products import multiply
-from tunery.serving.tiles import floats_at
 
 Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
@@ -89,7 +90,7 @@ _ROOM = numba.typeof(Room(*[_FLOATS] * 6))
 _STEP = (float32[:, ::1], _BLOCKS, _BATCH, _ADAPTERS, _ROOM)
 
 
-@numba.njit(void(float32[::1], float32[::1], float32[::1]), cache=True, nogil=True, fastmath=MATH)
+@numba.njit(void(float32[::1], float32[::1], float32[::1]), **IN_VECTORS)
 def _rotate_head(head, cos, sin):
     half = len(cos)
     for i in range(half):
@@ -112,13 +113,6 @@ def _to_cache(row, layer, blocks, batch, room):
     block, place = batch.slots[row] // block_size, batch.slots[row] % block_size
     keys[block, place] = qkv[key:value]
     values[block, place] = qkv[value:]
-
-
-@numba.njit(void(float32[::1], float32[::1]), cache=True, nogil=True, fastmath=MATH)
-def _swiglu(gate_up, inner):
-    width = len(inner)
-    for i in range(width):
-        inner[i] = gate_up[i] / (float32(1) + exp(-gate_up[i])) * gate_up[width + i]
 
 
 @numba.njit(void(int64, int64, float32[::1], _BLOCKS, float32[::1]), cache=True, nogil=True)
@@ -158,7 +152,8 @@ def _group(stage, group, layer, x, blocks, batch, adapters, room):
             _add(x[row], room.out[row])
             _norm(layer, 1, x[row], blocks, room.normed[row])
         elif stage == AFTER_GATE_UP:
-            _swiglu(room.gate_up[row], room.inner[row])
+            width = room.inner.shape[1]
+            swiglu_row(room.gate_up[row, :width], room.gate_up[row, width:], room.inner[row])
         elif stage == AFTER_DOWN:
             _add(x[row], room.out[row])
         if stage == BEGIN or (stage == AFTER_DOWN and layer + 1 < len(blocks.norms)):

@@ -2,47 +2,29 @@
 
 For the few rows of a step torch spends more time between its operators than in them, and has none that reads keys and
 values where they lie or gives each row its own adapter. numba compiles these at the first import and keeps the result;
-a user's machine needs no compiler. Sums may be taken in another order (`MATH`), broken numbers stay broken.
+a user's machine needs no compiler. Sums may be taken in another order, broken numbers stay broken.
 """
 
 import numba
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import carray, float32, int32, int64, prange, void
-from numba.extending import intrinsic
+from numba import carray, float32, int64, prange, void
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tunery.serving.tiles import FLOAT_BYTES, floats_at
+from tunery.models.loops import highest_of
+from tunery.models.vectors import FLOAT_BYTES, IN_VECTORS, exp, floats_at
 
-MATH = {"reassoc", "contract", "arcp", "nsz"}
 Places = NDArray[np.int64]
 FEW_TOKENS = 256
 """Up to here it takes longer to wake another thread than to do its part."""
 MOST_TOGETHER = 4
 """Rows that share what is fetched of their adapter."""
-LOWEST = np.float32(-3.4e38)
 
 
 def use_threads(count: int) -> None:
     """Of the calling thread's kernels."""
     numba.set_num_threads(max(1, min(count, numba.config.NUMBA_NUM_THREADS)))
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """See models/operations.py."""
-    out = torch.empty(x.shape)
-    width = x.shape[-1]
-    _rms_norm(x.reshape(-1, width).numpy(), weight.numpy(), eps, out.view(-1, width).numpy())
-    return out
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """See models/operations.py."""
-    out = torch.empty(x.shape)
-    _rotate(x.numpy(), cos.numpy(), sin.numpy(), out.numpy())
-    return out
 
 
 def write(slots: Places, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
@@ -78,65 +60,6 @@ def groups_of(rows: Places) -> Places:
     return np.array([*starts, len(rows)])
 
 
-@intrinsic
-def _power_of_two(_context, exponent):
-    """The float32 2 ** exponent, -126 to 127."""
-
-    def generate(_target, builder, _signature, arguments):
-        int32_type = ir.IntType(32)
-        biased = builder.add(arguments[0], int32_type(127))
-        return builder.bitcast(builder.shl(biased, int32_type(23)), ir.FloatType())
-
-    return float32(int32), generate
-
-
-@numba.njit(float32(float32), cache=True, nogil=True, fastmath={"contract"})
-def exp(x):
-    """Within 2 units of the last place, in vectors: the C library's is called number by number (Cephes' expf).
-
-    Beyond -87 and 88 it stays where it is there; what is no number stays none.
-    """
-    near = min(max(x, float32(-87)), float32(88))
-    whole = np.floor(near * float32(1.44269504) + float32(0.5))
-    rest = near - whole * float32(0.693359375) + whole * float32(2.12194440e-4)
-    high = (float32(1.9875691500e-4) * rest + float32(1.3981999507e-3)) * rest + float32(8.3334519073e-3)
-    low = ((high * rest + float32(4.1665795894e-2)) * rest + float32(1.6666665459e-1)) * rest + float32(0.5)
-    found = (low * rest * rest + rest + float32(1)) * _power_of_two(int32(whole))
-    return found if x == x else x  # noqa: PLR0124
-
-
-@numba.njit(void(float32[::1], float32[::1], float32, float32[::1]), cache=True, nogil=True, fastmath=MATH)
-def norm_row(x, weight, eps, out):
-    total = float32(0)
-    for i in range(len(x)):
-        total += x[i] * x[i]
-    inverse = float32(1) / np.sqrt(total / float32(len(x)) + eps)
-    for i in range(len(x)):
-        out[i] = weight[i] * (x[i] * inverse)
-
-
-@numba.njit(void(float32[:, ::1], float32[::1], float32, float32[:, ::1]), cache=True, nogil=True)
-def _rms_norm(x, weight, eps, out):
-    for row in range(len(x)):
-        norm_row(x[row], weight, eps, out[row])
-
-
-@numba.njit(
-    void(float32[:, :, :], float32[:, :, :], float32[:, :, :], float32[:, :, ::1]),
-    cache=True, nogil=True, fastmath=MATH,
-)  # fmt: skip
-def _rotate(x, cos, sin, out):
-    rows, heads, dim = x.shape
-    half = dim // 2
-    for row in range(rows):
-        for head in range(heads):
-            for i in range(half):
-                first, second = x[row, head, i], x[row, head, half + i]
-                c, s = cos[row, 0, i], sin[row, 0, i]
-                out[row, head, i] = first * c - second * s
-                out[row, head, half + i] = second * c + first * s
-
-
 @numba.njit(
     void(int64[::1], float32[:, :, :], float32[:, :, :], float32[:, :, ::1], float32[:, :, ::1]),
     cache=True, nogil=True,
@@ -150,12 +73,10 @@ def _write(slots, k, v, keys, values):
                 values[slots[row], head, i] = v[row, head, i]
 
 
-@numba.njit(void(float32[::1], float32), cache=True, nogil=True, fastmath=MATH)
+@numba.njit(void(float32[::1], float32), **IN_VECTORS)
 def _softmax(scores, scale):
     """Of scale * scores, in place."""
-    highest = LOWEST
-    for i in range(len(scores)):
-        highest = max(highest, scores[i] * scale)
+    highest = highest_of(scores) * scale
     total = float32(0)
     for i in range(len(scores)):
         scores[i] = exp(scores[i] * scale - highest)
@@ -170,7 +91,7 @@ ATTEND = (
 )  # fmt: skip
 
 
-@numba.njit(void(int64, *ATTEND), cache=True, nogil=True, fastmath=MATH)
+@numba.njit(void(int64, *ATTEND), **IN_VECTORS)
 def _attend_head(head, q, keys, values, tables, lengths, window, out):
     """Of all sequences' key heads one, for the query heads that share it; these come one after another."""
     _, heads, dim = q.shape
@@ -215,7 +136,7 @@ def attend_rows(q, keys, values, tables, lengths, window, out):
             _attend_head(head, q, keys, values, tables, lengths, window, out)
 
 
-@numba.njit(void(float32[:, ::1], float32[:, ::1], float32[:, ::1]), cache=True, nogil=True, fastmath=MATH)
+@numba.njit(void(float32[:, ::1], float32[:, ::1], float32[:, ::1]), **IN_VECTORS)
 def _narrow(x, down, low):
     """low += x @ down, four rows of down at a time: they are fetched once, and sums put back that much less often."""
     inputs, width = down.shape
@@ -231,7 +152,7 @@ def _narrow(x, down, low):
                 low[row, j] += x[row, i] * down[i, j]
 
 
-@numba.njit(void(float32[:, :], float32[:, ::1], float32[:, :]), cache=True, nogil=True, fastmath=MATH)
+@numba.njit(void(float32[:, :], float32[:, ::1], float32[:, :]), **IN_VECTORS)
 def _widen(low, up, y):
     """y += low @ up, likewise."""
     rank, outputs = up.shape

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from numba import carray, int64, prange, types, void
 from torch import Tensor
 
-from tunery.serving.tiles import FLOAT_BYTES, GROUP, PANEL, ROWS, float_tile, floats_at, quantized_tile
+from tunery.models.tiles import GROUP, PANEL, ROWS, float_tile, quantized_tile
+from tunery.models.vectors import FLOAT_BYTES, floats_at
 
 ROWS_AT_ONCE = 8 * ROWS
 """That a thread takes while it has a panel in its cache."""

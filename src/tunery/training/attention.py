@@ -1,9 +1,8 @@
 """Attention over a tree of tokens: each token sees itself and its ancestors. An `Attend` for a base model.
 
-Rows are taken in stretches. In depth-first order the nodes that a stretch's rows see are the ancestors of its first
-row and the stretch itself, so a branch is never held against the other branches of the tree. Stretches that see about
-as many nodes are computed together, as one batch of small products. On two cores that takes about half the time of the
-library's fused attention, which is made for fewer and longer rows; docs/log.md has the figures.
+Where compiled loops run they do it (compiled.py). Elsewhere stretches that see about as many nodes are computed
+together, as one batch of small products: about half the time of the library's fused attention, which is made for fewer
+and longer rows; docs/log.md has the figures.
 """
 
 from collections.abc import Iterator
@@ -15,14 +14,23 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from tunery.models.compiled import loops_run
+from tunery.models.decoder import Attend
 from tunery.training.batches import Ints, Tree
+from tunery.training.stretches import STRETCH, columns, cuts
 
-STRETCH = 32
-"""Rows taken at once: fewer compute less, more make larger products (measured)."""
 BATCH_PAIRS = 48 * 1024
 """Rows times columns of the stretches computed together: their scores stay in the processor's cache (measured)."""
 KEPT_COLUMNS = 512
 """Probabilities over up to so many columns are kept for the backward pass; wider ones are computed again there."""
+
+
+def attention_over(tree: Tree, device: torch.device, dtype: torch.dtype) -> Attend:
+    if not loops_run(device, dtype):
+        return TreeAttention(tree, device)
+    from tunery.training.compiled import CompiledTreeAttention  # noqa: PLC0415 (without numba there is no such module)
+
+    return CompiledTreeAttention(tree)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +100,7 @@ class _Together:
 
 
 class TreeAttention:
-    """Scaled dot-product attention with grouped heads, exact for one `Tree`."""
+    """Scaled dot-product attention with grouped heads, exact for one `Tree`, on any device."""
 
     def __init__(self, tree: Tree, device: torch.device) -> None:
         self._batches = [_together(stretches, device) for stretches in _batches(tree)]
@@ -140,7 +148,7 @@ class _TreeAttention(Function):
 
 def _batches(tree: Tree) -> Iterator[list[_Stretch]]:
     batch: list[_Stretch] = []
-    for rows in _cuts(tree):
+    for rows in cuts(tree):
         stretch = _stretch(tree, rows)
         grown = [*batch, stretch]
         if batch and len(grown) * STRETCH * max(len(each.columns) for each in grown) > BATCH_PAIRS:
@@ -150,23 +158,10 @@ def _batches(tree: Tree) -> Iterator[list[_Stretch]]:
     yield batch
 
 
-def _cuts(tree: Tree) -> list[slice]:
-    """Stretches of at most STRETCH rows, cut where a branch begins if there is a place."""
-    size, starts = len(tree), np.flatnonzero(tree.depths[1:] != tree.depths[:-1] + 1) + 1
-    cuts = [0]
-    while size - cuts[-1] > STRETCH:
-        limit = cuts[-1] + STRETCH
-        fitting = starts[(starts > cuts[-1] + STRETCH // 2) & (starts <= limit)]
-        cuts.append(int(fitting[-1]) if len(fitting) else limit)
-    return [slice(start, end) for start, end in zip(cuts, [*cuts[1:], size], strict=True)]
-
-
 def _stretch(tree: Tree, rows: slice) -> _Stretch:
-    nodes = np.arange(rows.start, rows.stop)
-    before: Ints = np.flatnonzero(tree.ends[: rows.start] > rows.start)
-    columns = np.concatenate([before, nodes])
-    visible = (columns[None] <= nodes[:, None]) & (nodes[:, None] < tree.ends[columns][None])
-    return _Stretch(rows.start, columns, visible)
+    nodes, seen = np.arange(rows.start, rows.stop), columns(tree, rows)
+    visible = (seen[None] <= nodes[:, None]) & (nodes[:, None] < tree.ends[seen][None])
+    return _Stretch(rows.start, seen, visible)
 
 
 def _together(stretches: list[_Stretch], device: torch.device) -> _Together:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from tunery.models.decoder import LowRank, Model
-from tunery.training.attention import TreeAttention
+from tunery.models.operations import exponentials_
+from tunery.training.attention import attention_over
 from tunery.training.batches import Tree
 
 Floats = npt.NDArray[np.float64]
@@ -103,7 +104,8 @@ def _loss_rows(decoder: Model, tree: Tree, lora: LowRank | None, *, recompute: b
     device = decoder.device
     token_ids, depths = torch.from_numpy(tree.token_ids).to(device), torch.from_numpy(tree.depths).to(device)
     rows = torch.from_numpy(np.unique(tree.edge_nodes)).to(device)
-    return decoder.hidden(token_ids, depths, TreeAttention(tree, device), lora, rows=rows, recompute=recompute)
+    attend = attention_over(tree, device, decoder.dtype)
+    return decoder.hidden(token_ids, depths, attend, lora, rows=rows, recompute=recompute)
 
 
 def _parts(tree: Tree, device: torch.device) -> Iterator[_Part]:
@@ -140,31 +142,29 @@ def _score_and_differentiate(decoder: Model, hidden: Tensor, part: _Part, loss_t
     """A part's scores, and the gradient of its summed loss / loss_tokens by its hidden states [rows, hidden_size]."""
     rows = hidden.detach().requires_grad_()
     logits = decoder.logits(rows)
-    scores, probabilities = _score(logits.detach(), part)
-    (by_rows,) = torch.autograd.grad(logits, rows, _gradient(probabilities, part, loss_tokens).to(logits.dtype))
+    scores, shares, sums = _score(logits.detach(), part)
+    (by_rows,) = torch.autograd.grad(logits, rows, _gradient(shares, sums, part, loss_tokens).to(logits.dtype))
     return scores, by_rows
 
 
-def _score(logits: Tensor, part: _Part) -> tuple[_Scores, Tensor]:
-    """What logits [rows, vocab] say of a part's edges, and the probabilities that they stand for.
+def _score(logits: Tensor, part: _Part) -> tuple[_Scores, Tensor, Tensor]:
+    """What logits [rows, vocab] say of a part's edges; their probabilities, yet to be divided by their sums [rows].
 
-    One pass after another over the same memory, float32 at least: the logits themselves are gone.
+    All over the same memory, float32 at least: the logits themselves are gone.
     """
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    most, likeliest = wide.max(-1, keepdim=True)
-    wanted = wide[part.edge_rows, part.targets]
-    probabilities = wide.sub_(most).exp_()
-    sums = probabilities.sum(-1, keepdim=True)
-    losses = ((most + sums.log()).squeeze(-1)[part.edge_rows] - wanted).double()
-    right = likeliest.squeeze(-1)[part.edge_rows] == part.targets
-    return (float((losses * part.counts).sum()), right, losses), probabilities.div_(sums)
+    shares = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    wanted = shares[part.edge_rows, part.targets]
+    highest, likeliest, sums = exponentials_(shares)
+    losses = ((highest + sums.log())[part.edge_rows] - wanted).double()
+    right = likeliest[part.edge_rows] == part.targets
+    return (float((losses * part.counts).sum()), right, losses), shares, sums
 
 
-def _gradient(probabilities: Tensor, part: _Part, loss_tokens: int) -> Tensor:
+def _gradient(shares: Tensor, sums: Tensor, part: _Part, loss_tokens: int) -> Tensor:
     """Of summed loss / loss_tokens by the logits, in place: each row once for each time it is scored, less targets."""
-    counts = part.counts.to(probabilities.dtype) / loss_tokens
-    times = torch.zeros_like(probabilities[:, 0]).index_add_(0, part.edge_rows, counts)
-    gradient = probabilities.mul_(times[:, None])
+    counts = part.counts.to(shares.dtype) / loss_tokens
+    times = torch.zeros_like(sums).index_add_(0, part.edge_rows, counts)
+    gradient = shares.mul_((times / sums)[:, None])
     gradient[part.edge_rows, part.targets] -= counts  # edges are distinct, so no two meet
     return gradient
 

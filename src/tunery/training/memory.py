@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 
 from tunery.host import free_bytes, own_bytes
+from tunery.models.compiled import loops_run
 from tunery.models.decoder import GROUPS, DecoderConfig
-from tunery.training.attention import KEPT_COLUMNS, STRETCH
+from tunery.training.attention import KEPT_COLUMNS
 from tunery.training.losses import HEAD_ROWS
+from tunery.training.stretches import STRETCH
 
 BYTES = 4
 """Of a number: weights, activations and adapter are float32."""
@@ -92,9 +94,9 @@ class Trees:
 def peak_bytes(sizes: Sizes, trees: Trees, *, data_bytes: int, device: str) -> int:
     config = sizes.config
     hidden, layers = config.hidden_size * BYTES, config.num_hidden_layers
-    kept = trees.kept * (layers * _block_bytes(sizes, trees.kept) + hidden)
-    recomputed = trees.recomputed * (layers * hidden + RECOMPUTING * _block_bytes(sizes, trees.recomputed))
-    evaluated = trees.evaluated * _block_bytes(sizes, trees.evaluated)
+    kept = trees.kept * (layers * _block_bytes(sizes, trees.kept, device) + hidden)
+    recomputed = trees.recomputed * (layers * hidden + RECOMPUTING * _block_bytes(sizes, trees.recomputed, device))
+    evaluated = trees.evaluated * _block_bytes(sizes, trees.evaluated, device)
     head = min(trees.loss_rows, HEAD_ROWS) * config.vocab_size * BYTES * HEAD_COPIES
     fixed = (sizes.weights + ADAPTER_COPIES * sizes.adapter) * BYTES
     work = MARGIN * (max(kept, recomputed, evaluated) + head)
@@ -102,11 +104,11 @@ def peak_bytes(sizes: Sizes, trees: Trees, *, data_bytes: int, device: str) -> i
     return int((process if device == "cpu" else 0) + fixed + work)
 
 
-def _block_bytes(sizes: Sizes, nodes: int) -> float:
+def _block_bytes(sizes: Sizes, nodes: int, device: str) -> float:
     """Kept by one block for the backward pass, a node: what each operation of decoder.py saves."""
     config, rank = sizes.config, sizes.rank
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    columns = min(nodes, nodes / 2 + STRETCH, KEPT_COLUMNS)
+    columns = 1 if loops_run(device, torch.float32) else min(nodes, nodes / 2 + STRETCH, KEPT_COLUMNS)
     norms = 4 * config.hidden_size
     projections = (queries + 2 * keys) + 2 * queries
     attention = columns * config.num_attention_heads

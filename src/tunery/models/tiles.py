@@ -3,34 +3,26 @@
 The micro-kernel of Van Zee and van de Geijn's BLIS (doi 10.1145/2764454), unrolled for each number of rows.
 """
 
-import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import float32, int64, types, void
+from numba import int64, types, void
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-FLOAT_BYTES = 4
-LANES = 16 if llvm.get_host_cpu_features().get("avx512f", False) else 8
+from tunery.models.vectors import FLOAT_BYTES, LANES
+
 VECTORS, ROWS = (3, 8) if LANES == 16 else (2, 6)
 """Of a tile: its sums, VECTORS * ROWS vectors, take three quarters of the registers."""
 PANEL = LANES * VECTORS
 """Outputs of a tile; weights lie as [inputs, PANEL], float32 or int8."""
+STRIP_VECTORS, STRIP_ROWS = (2, 8) if LANES == 16 else (2, 6)
+STRIP = LANES * STRIP_VECTORS
+"""Outputs of a strided tile: few enough to divide a head's size."""
 GROUP = 64
 """Inputs of an output whose int8 weights share a scale, so that scales lie as [groups, PANEL]."""
 
 _FLOAT, _INT, _I32 = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
-_ADDRESSES = types.UniTuple(int64, 3)
-
-
-@intrinsic
-def floats_at(_context, address):
-    """A pointer to the float32 numbers at an address."""
-
-    def generate(_target, builder, _signature, arguments):
-        return builder.inttoptr(arguments[0], _FLOAT.as_pointer())
-
-    return types.CPointer(float32)(address), generate
+_ADDRESSES, _PLACE = types.UniTuple(int64, 3), types.UniTuple(int64, 2)
 
 
 def _vector_at(builder, address):
@@ -60,13 +52,18 @@ def _load_floats(builder, address, number):
     return _load(builder, _offset(builder, address, number))
 
 
-def _emit_sums(builder, sums, x, inputs, weights, count, load):
-    """sums[rows][VECTORS] += x[rows, count] @ weights[count, PANEL]; x's rows `inputs` apart."""
+def _emit_sums(builder, sums, x, weights, count, load):
+    """sums[rows][vectors] += x[rows, count] @ weights[count, vectors * LANES].
+
+    x is an address, how far its rows lie apart and its columns; weights one and how far its rows do.
+    """
+    (x, apart, step), (weights, line) = x, weights
     with cgutils.for_range(builder, count) as loop:
-        line = builder.mul(loop.index, _INT(PANEL))
-        vectors = [load(builder, weights, builder.add(line, _INT(LANES * v))) for v in range(VECTORS)]
+        first = builder.mul(loop.index, line)
+        vectors = [load(builder, weights, builder.add(first, _INT(LANES * v))) for v in range(len(sums[0]))]
+        column = builder.mul(loop.index, step)
         for row, totals in enumerate(sums):
-            place = _offset(builder, x, builder.add(loop.index, builder.mul(inputs, _INT(row))))
+            place = _offset(builder, x, builder.add(column, builder.mul(apart, _INT(row))))
             number = _everywhere(builder, builder.load(builder.inttoptr(place, _FLOAT.as_pointer())))
             for total, vector in zip(totals, vectors, strict=True):
                 _add_product(builder, total, number, vector)
@@ -77,10 +74,13 @@ def _add_product(builder, total, first, second):
     builder.store(builder.fadd(product, builder.load(total), flags=("contract",)), total)
 
 
-def _new_sums(builder, rows, bias):
-    """Unrolled, so that they stay in registers."""
-    begin = [_load_floats(builder, bias, _INT(LANES * v)) for v in range(VECTORS)]
-    return [[cgutils.alloca_once_value(builder, vector) for vector in begin] for _ in range(rows)]
+def _new_sums(builder, rows, vectors, begin, apart):
+    """Unrolled, so that they stay in registers; from `begin`, whose rows lie `apart`."""
+    places = [_offset(builder, begin, builder.mul(apart, _INT(row))) for row in range(rows)]
+    return [
+        [cgutils.alloca_once_value(builder, _load_floats(builder, place, _INT(LANES * v))) for v in range(vectors)]
+        for place in places
+    ]
 
 
 def _store(builder, sums, y, outputs):
@@ -92,14 +92,14 @@ def _store(builder, sums, y, outputs):
 
 def _emit_tile(builder, rows, x, inputs, panel, y, outputs):
     weights, bias, _ = panel
-    sums = _new_sums(builder, rows, bias)
-    _emit_sums(builder, sums, x, inputs, weights, inputs, _load_floats)
+    sums = _new_sums(builder, rows, VECTORS, bias, _INT(0))
+    _emit_sums(builder, sums, (x, inputs, _INT(1)), (weights, _INT(PANEL)), inputs, _load_floats)
     _store(builder, sums, y, outputs)
 
 
 def _emit_quantized_tile(builder, rows, x, inputs, panel, y, outputs):
     weights, bias, scales = panel
-    sums = _new_sums(builder, rows, bias)
+    sums = _new_sums(builder, rows, VECTORS, bias, _INT(0))
     zero = ir.Constant(_VECTOR, [0.0] * LANES)
     parts = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(VECTORS)] for _ in range(rows)]
     groups = builder.sdiv(builder.add(inputs, _INT(GROUP - 1)), _INT(GROUP))
@@ -110,7 +110,8 @@ def _emit_quantized_tile(builder, rows, x, inputs, panel, y, outputs):
         left = builder.sub(inputs, start)
         count = builder.select(builder.icmp_signed("<", left, _INT(GROUP)), left, _INT(GROUP))
         at_weights = builder.add(weights, builder.mul(start, _INT(PANEL)))
-        _emit_sums(builder, parts, _offset(builder, x, start), inputs, at_weights, count, _load_bytes)
+        at_x = (_offset(builder, x, start), inputs, _INT(1))
+        _emit_sums(builder, parts, at_x, (at_weights, _INT(PANEL)), count, _load_bytes)
         line = builder.mul(loop.index, _INT(PANEL))
         steps = [_load_floats(builder, scales, builder.add(line, _INT(LANES * v))) for v in range(VECTORS)]
         for totals, of_group in zip(sums, parts, strict=True):
@@ -123,10 +124,10 @@ def _tile(emit):
     @intrinsic
     def tile(_context, rows, x, inputs, panel, y, outputs):
         def generate(context, builder, _signature, arguments):
-            asked, x, inputs, panel, y, outputs = arguments
+            rows, x, inputs, panel, y, outputs = arguments
             addresses = [builder.extract_value(panel, i) for i in range(len(_ADDRESSES))]
             for count in range(1, ROWS + 1):
-                with builder.if_then(builder.icmp_signed("==", asked, _INT(count))):
+                with builder.if_then(builder.icmp_signed("==", rows, _INT(count))):
                     emit(builder, count, x, inputs, addresses, y, outputs)
             return context.get_dummy_value()
 
@@ -140,3 +141,23 @@ float_tile, quantized_tile = _tile(_emit_tile), _tile(_emit_quantized_tile)
 
 x and y are addresses, y's rows `outputs` apart; `panel` holds the addresses of weights, bias and scales.
 """
+
+
+@intrinsic
+def strided_tile(_context, rows, x, count, weights, begin, y):
+    """y[rows, STRIP] = begin[rows, STRIP] + x[rows, count] @ weights[count, STRIP], rows up to STRIP_ROWS.
+
+    x is an address, how far its rows lie apart and its columns; weights, begin and y an address and how far rows do.
+    """
+
+    def generate(context, builder, _signature, arguments):
+        rows, x, count, weights, begin, y = arguments
+        x, weights, begin, y = (cgutils.unpack_tuple(builder, each) for each in (x, weights, begin, y))
+        for number in range(1, STRIP_ROWS + 1):
+            with builder.if_then(builder.icmp_signed("==", rows, _INT(number))):
+                sums = _new_sums(builder, number, STRIP_VECTORS, *begin)
+                _emit_sums(builder, sums, x, weights, count, _load_floats)
+                _store(builder, sums, *y)
+        return context.get_dummy_value()
+
+    return void(int64, _ADDRESSES, int64, _PLACE, _PLACE, _PLACE), generate

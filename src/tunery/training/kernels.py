@@ -1,0 +1,246 @@
+"""Attention over a tree in compiled loops, forward and backward, for float32 on the CPU. Knows no model and no tree.
+
+Rows come in stretches (attention.py). A task is a stretch and a key head: the keys and values that the stretch sees are
+copied side by side once, for the query heads that share them. Scores lie as [columns, STRIP], a row of the tree in each
+lane, so that the softmax runs down the columns in vectors and every product is a tile of tiles.py. Only the softmax's
+normaliser is kept; the backward pass computes the probabilities again (Dao et al., arXiv 2205.14135, section 3.1).
+"""
+
+import numba
+import numpy as np
+from numba import float32, int32, int64, prange, types, void
+from numpy.typing import NDArray
+
+from tunery.models.tiles import STRIP, STRIP_ROWS, strided_tile
+from tunery.models.vectors import FLOAT_BYTES, IN_VECTORS, exp
+
+Ints = NDArray[np.int64]
+UNSEEN = np.float32(-3.4e38)
+
+_ROWS, _LANES = float32[:, ::1], float32[::1]
+_HEADS = float32[:, :, ::1]
+_PLACE = types.UniTuple(int64, 2)
+_PLAN = (int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64)
+"""Of all tasks: first row of each stretch, where its columns begin in `nodes`, `nodes`, ends and depths of all nodes,
+and how many levels up a row sees."""
+
+
+@numba.njit(void(int64, types.UniTuple(int64, 3), int64, _PLACE, _PLACE, int64), cache=True, nogil=True)
+def _multiply(rows, x, count, weights, y, added):
+    """y[rows, STRIP] (+)= x[rows, count] @ weights[count, STRIP]; places as in `strided_tile`."""
+    zeros = np.zeros(STRIP, dtype=np.float32)
+    for start in range(0, rows, STRIP_ROWS):
+        at_y = (y[0] + FLOAT_BYTES * start * y[1], y[1])
+        begin = at_y if added else (zeros.ctypes.data, 0)
+        at_x = (x[0] + FLOAT_BYTES * start * x[1], x[1], x[2])
+        strided_tile(min(STRIP_ROWS, rows - start), at_x, count, weights, begin, at_y)
+
+
+@numba.njit(void(_ROWS, _ROWS, _ROWS), cache=True, nogil=True)
+def _scores(columns, asked, scores):
+    """scores[C, STRIP] = columns[C, W] @ asked[W, STRIP]"""
+    width = columns.shape[1]
+    x = (columns.ctypes.data, width, 1)
+    _multiply(len(columns), x, width, (asked.ctypes.data, STRIP), (scores.ctypes.data, STRIP), 0)
+
+
+@numba.njit(void(int64, _ROWS, _ROWS, _ROWS), cache=True, nogil=True)
+def _mix(rows, shares, columns, mixed):
+    """mixed[rows, W] = shares[C, STRIP].T @ columns[C, W]"""
+    width = columns.shape[1]
+    for first in range(0, width, STRIP):
+        weights, y = columns.ctypes.data + FLOAT_BYTES * first, mixed.ctypes.data + FLOAT_BYTES * first
+        _multiply(rows, (shares.ctypes.data, 1, STRIP), len(columns), (weights, width), (y, width), 0)
+
+
+@numba.njit(void(int64, _ROWS, _ROWS, _ROWS), cache=True, nogil=True)
+def _spread(rows, shares, asked, columns):
+    """columns[C, W] += shares[C, STRIP] @ asked[rows, W]"""
+    width = columns.shape[1]
+    for first in range(0, width, STRIP):
+        weights, y = asked.ctypes.data + FLOAT_BYTES * first, columns.ctypes.data + FLOAT_BYTES * first
+        _multiply(len(columns), (shares.ctypes.data, STRIP, 1), rows, (weights, width), (y, width), 1)
+
+
+@numba.njit(void(_HEADS, int64, int64[::1], _ROWS), cache=True, nogil=True)
+def _gather(x, head, nodes, into):
+    """into[C, W] = x[nodes, head]; what is wider than a head stays zero."""
+    for column in range(len(nodes)):
+        for i in range(x.shape[2]):
+            into[column, i] = x[nodes[column], head, i]
+
+
+@numba.njit(void(_HEADS, int64, int64, int64, float32, _ROWS, _ROWS), cache=True, nogil=True)
+def _ask(x, first, rows, head, scale, straight, across):
+    """straight[STRIP, W] = x[first : first + rows, head], across [W, STRIP] the same times scale, rows in lanes."""
+    for lane in range(rows):
+        for i in range(x.shape[2]):
+            straight[lane, i] = x[first + lane, head, i]
+    for i in range(across.shape[0]):
+        for lane in range(STRIP):
+            across[i, lane] = straight[lane, i] * scale
+
+
+@numba.njit(
+    void(_ROWS, int64, int64[::1], int64[::1], int64[::1], int64), **IN_VECTORS
+)  # fmt: skip
+def _hide(scores, first, nodes, ends, depths, window):
+    """Scores of what a lane's row, the first one's is `first`, doesn't see become UNSEEN."""
+    row_depths = np.empty(STRIP, dtype=np.int32)
+    for lane in range(STRIP):
+        row_depths[lane] = depths[min(first + lane, len(depths) - 1)]
+    for column in range(len(nodes)):
+        node = nodes[column]
+        begin, end = int32(max(node - first, 0)), int32(min(ends[node] - first, STRIP))
+        highest = int32(min(depths[node] + window, 2**31 - 1))
+        for lane in range(STRIP):
+            seen = (int32(lane) >= begin) & (int32(lane) < end) & (row_depths[lane] < highest)
+            scores[column, lane] = scores[column, lane] if seen else UNSEEN
+
+
+@numba.njit(void(_ROWS, _LANES, _LANES), **IN_VECTORS)
+def _softmax(scores, highest, totals):
+    """scores[C, STRIP] -> their exponentials less each lane's highest, whose sums `totals` are."""
+    highest[:] = UNSEEN
+    totals[:] = 0
+    for column in range(len(scores)):
+        for lane in range(STRIP):
+            highest[lane] = max(highest[lane], scores[column, lane])
+    for column in range(len(scores)):
+        for lane in range(STRIP):
+            score = scores[column, lane]
+            share = exp(score - highest[lane]) if score != UNSEEN else float32(0)
+            scores[column, lane] = share
+            totals[lane] += share
+
+
+@numba.njit(void(_ROWS, _LANES), **IN_VECTORS)
+def _shares(scores, normalisers):
+    """scores[C, STRIP] -> probabilities."""
+    for column in range(len(scores)):
+        for lane in range(STRIP):
+            score = scores[column, lane]
+            scores[column, lane] = exp(score - normalisers[lane]) if score != UNSEEN else float32(0)
+
+
+@numba.njit(void(_ROWS, _ROWS), **IN_VECTORS)
+def _by_scores(shares, by_shares):
+    """The softmax's derivative, into by_shares: shares * (by_shares - their mean, weighted by the shares)."""
+    means = np.zeros(STRIP, dtype=np.float32)
+    for column in range(len(shares)):
+        for lane in range(STRIP):
+            means[lane] += shares[column, lane] * by_shares[column, lane]
+    for column in range(len(shares)):
+        for lane in range(STRIP):
+            by_shares[column, lane] = shares[column, lane] * (by_shares[column, lane] - means[lane])
+
+
+FORWARD = (*_PLAN, int64[::1], _HEADS, _HEADS, _HEADS, _HEADS, float32[:, ::1])
+
+
+@numba.njit(void(int64, int64, *FORWARD[:6], *FORWARD[7:]), cache=True, nogil=True)
+def _forward_tasks(task, last, firsts, starts, nodes, ends, depths, window, q, k, v, mixed, normalisers):
+    heads, kv_heads, dim = q.shape[1], k.shape[1], q.shape[2]
+    shared, width, scale = heads // kv_heads, -(-dim // STRIP) * STRIP, float32(1 / np.sqrt(dim))
+    most = (starts[1:] - starts[:-1]).max()
+    all_keys, all_values = np.zeros((most, width), np.float32), np.zeros((most, width), np.float32)
+    all_scores = np.empty((most, STRIP), np.float32)
+    asked, across = np.zeros((STRIP, width), np.float32), np.zeros((width, STRIP), np.float32)
+    out = np.empty((STRIP, width), np.float32)
+    highest, totals = np.empty(STRIP, np.float32), np.empty(STRIP, np.float32)
+    for each in range(task, last):
+        stretch, kv_head = each // kv_heads, each % kv_heads
+        columns = nodes[starts[stretch] : starts[stretch + 1]]
+        keys, values, scores = all_keys[: len(columns)], all_values[: len(columns)], all_scores[: len(columns)]
+        _gather(k, kv_head, columns, keys)
+        _gather(v, kv_head, columns, values)
+        for head in range(kv_head * shared, (kv_head + 1) * shared):
+            for first in range(firsts[stretch], firsts[stretch + 1], STRIP):
+                rows = min(STRIP, firsts[stretch + 1] - first)
+                _ask(q, first, rows, head, scale, asked, across)
+                _scores(keys, across, scores)
+                _hide(scores, first, columns, ends, depths, window)
+                _softmax(scores, highest, totals)
+                _mix(rows, scores, values, out)
+                for lane in range(rows):
+                    normalisers[head, first + lane] = highest[lane] + np.log(totals[lane])
+                    for i in range(dim):
+                        mixed[first + lane, head, i] = out[lane, i] / totals[lane]
+
+
+@numba.njit(void(*FORWARD), cache=True, nogil=True, parallel=True)
+def forward(firsts, starts, nodes, ends, depths, window, parts, q, k, v, mixed, normalisers):
+    """mixed[T, heads, D] of q [T, heads, D], k and v [T, kv_heads, D]; normalisers [heads, T] for `backward`.
+
+    parts: where the tasks of each thread begin, and where the last one's end.
+    """
+    for part in prange(len(parts) - 1):
+        _forward_tasks(
+            parts[part], parts[part + 1], firsts, starts, nodes, ends, depths, window, q, k, v, mixed, normalisers
+        )
+
+
+_GRADIENTS = (_HEADS, _HEADS, float32[:, :, :, ::1], float32[:, :, :, ::1])
+BACKWARD = (*_PLAN, int64[::1], _HEADS, _HEADS, _HEADS, float32[:, ::1], *_GRADIENTS)
+
+
+@numba.njit(
+    void(int64, int64, *_PLAN, _HEADS, _HEADS, _HEADS, float32[:, ::1], *[_HEADS] * 4), cache=True, nogil=True
+)  # fmt: skip
+def _backward_tasks(
+    task, last, firsts, starts, nodes, ends, depths, window, q, k, v, normalisers, by_mixed, by_q, by_k, by_v
+):
+    heads, kv_heads, dim = q.shape[1], k.shape[1], q.shape[2]
+    shared, width, scale = heads // kv_heads, -(-dim // STRIP) * STRIP, float32(1 / np.sqrt(dim))
+    most = (starts[1:] - starts[:-1]).max()
+    all_keys, all_values = np.zeros((most, width), np.float32), np.zeros((most, width), np.float32)
+    all_by_keys, all_by_values = np.empty((most, width), np.float32), np.empty((most, width), np.float32)
+    all_shares, all_by_shares = np.empty((most, STRIP), np.float32), np.empty((most, STRIP), np.float32)
+    asked, asked_across = np.zeros((STRIP, width), np.float32), np.zeros((width, STRIP), np.float32)
+    given, given_across = np.zeros((STRIP, width), np.float32), np.zeros((width, STRIP), np.float32)
+    out, lanes = np.empty((STRIP, width), np.float32), np.empty(STRIP, np.float32)
+    for each in range(task, last):
+        stretch, kv_head = each // kv_heads, each % kv_heads
+        columns = nodes[starts[stretch] : starts[stretch + 1]]
+        keys, values = all_keys[: len(columns)], all_values[: len(columns)]
+        by_keys, by_values = all_by_keys[: len(columns)], all_by_values[: len(columns)]
+        shares, by_shares = all_shares[: len(columns)], all_by_shares[: len(columns)]
+        _gather(k, kv_head, columns, keys)
+        _gather(v, kv_head, columns, values)
+        by_keys[:] = 0
+        by_values[:] = 0
+        for head in range(kv_head * shared, (kv_head + 1) * shared):
+            for first in range(firsts[stretch], firsts[stretch + 1], STRIP):
+                rows = min(STRIP, firsts[stretch + 1] - first)
+                _ask(q, first, rows, head, scale, asked, asked_across)
+                _ask(by_mixed, first, rows, head, float32(1), given, given_across)
+                for lane in range(STRIP):
+                    lanes[lane] = normalisers[head, min(first + lane, len(q) - 1)]
+                _scores(keys, asked_across, shares)
+                _hide(shares, first, columns, ends, depths, window)
+                _shares(shares, lanes)
+                _scores(values, given_across, by_shares)
+                _by_scores(shares, by_shares)
+                _mix(rows, by_shares, keys, out)
+                _spread(rows, by_shares, asked, by_keys)
+                _spread(rows, shares, given, by_values)
+                for lane in range(rows):
+                    for i in range(dim):
+                        by_q[first + lane, head, i] = out[lane, i] * scale
+        for column in range(len(columns)):
+            for i in range(dim):
+                by_k[columns[column], kv_head, i] += by_keys[column, i] * scale
+                by_v[columns[column], kv_head, i] += by_values[column, i]
+
+
+@numba.njit(void(*BACKWARD), cache=True, nogil=True, parallel=True)
+def backward(firsts, starts, nodes, ends, depths, window, parts, q, k, v, normalisers, by_mixed, by_q, by_k, by_v):
+    """by_q[T, heads, D] of by_mixed[T, heads, D]; each thread adds to its own by_k, by_v[threads, T, kv_heads, D].
+
+    Which thread does what follows from `parts` alone, so the same parts give the same bits.
+    """
+    for part in prange(len(parts) - 1):
+        _backward_tasks(
+            parts[part], parts[part + 1], firsts, starts, nodes, ends, depths, window,
+            q, k, v, normalisers, by_mixed, by_q, by_k[part], by_v[part],
+        )  # fmt: skip
