@@ -3,12 +3,14 @@
 The micro-kernel of Van Zee and van de Geijn's BLIS (doi 10.1145/2764454), unrolled for each number of rows.
 """
 
+import numba
+import numpy as np
 from llvmlite import ir
-from numba import int64, types, void
+from numba import carray, float32, int64, types, void
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tunery.models.vectors import FLOAT_BYTES, LANES
+from tunery.models.vectors import FLOAT_BYTES, IN_VECTORS, LANES, floats_at
 
 VECTORS, ROWS = (3, 8) if LANES == 16 else (2, 6)
 """Of a tile: its sums, VECTORS * ROWS vectors, take three quarters of the registers."""
@@ -16,7 +18,7 @@ PANEL = LANES * VECTORS
 """Outputs of a tile; weights lie as [inputs, PANEL], float32 or int8."""
 STRIP_VECTORS, STRIP_ROWS = (2, 8) if LANES == 16 else (2, 6)
 STRIP = LANES * STRIP_VECTORS
-"""Outputs of a strided tile: few enough to divide a head's size."""
+"""Outputs of a tile whose operands lie anywhere: few enough to divide a head's size."""
 GROUP = 64
 """Inputs of an output whose int8 weights share a scale, so that scales lie as [groups, PANEL]."""
 
@@ -143,21 +145,58 @@ x and y are addresses, y's rows `outputs` apart; `panel` holds the addresses of 
 """
 
 
-@intrinsic
-def strided_tile(_context, rows, x, count, weights, begin, y):
-    """y[rows, STRIP] = begin[rows, STRIP] + x[rows, count] @ weights[count, STRIP], rows up to STRIP_ROWS.
+def _strided(vectors):
+    """Begin, weights and y are an address and how far rows lie apart; x is that and how far its columns do.
 
-    x is an address, how far its rows lie apart and its columns; weights, begin and y an address and how far rows do.
+    y[rows, vectors * LANES] = begin + x[rows, count] @ weights[count, vectors * LANES], rows up to STRIP_ROWS.
     """
 
-    def generate(context, builder, _signature, arguments):
-        rows, x, count, weights, begin, y = arguments
-        x, weights, begin, y = (cgutils.unpack_tuple(builder, each) for each in (x, weights, begin, y))
-        for number in range(1, STRIP_ROWS + 1):
-            with builder.if_then(builder.icmp_signed("==", rows, _INT(number))):
-                sums = _new_sums(builder, number, STRIP_VECTORS, *begin)
-                _emit_sums(builder, sums, x, weights, count, _load_floats)
-                _store(builder, sums, *y)
-        return context.get_dummy_value()
+    @intrinsic
+    def tile(_context, rows, x, count, weights, begin, y):
+        def generate(context, builder, _signature, arguments):
+            rows, x, count, weights, begin, y = arguments
+            x, weights, begin, y = (cgutils.unpack_tuple(builder, each) for each in (x, weights, begin, y))
+            for number in range(1, STRIP_ROWS + 1):
+                with builder.if_then(builder.icmp_signed("==", rows, _INT(number))):
+                    sums = _new_sums(builder, number, vectors, *begin)
+                    _emit_sums(builder, sums, x, weights, count, _load_floats)
+                    _store(builder, sums, *y)
+            return context.get_dummy_value()
 
-    return void(int64, _ADDRESSES, int64, _PLACE, _PLACE, _PLACE), generate
+        return void(int64, _ADDRESSES, int64, _PLACE, _PLACE, _PLACE), generate
+
+    return tile
+
+
+_wide_tile, _narrow_tile = _strided(STRIP_VECTORS), _strided(1)
+
+
+@numba.njit(void(int64, _ADDRESSES, int64, _PLACE, int64, _PLACE, int64), **IN_VECTORS)
+def multiply(rows, x, count, weights, width, y, added):
+    """y[rows, width] = x[rows, count] @ weights[count, width], or += where `added`.
+
+    weights and y are an address and how far rows lie apart; x is that and how far its columns do.
+    """
+    zeros = np.zeros(STRIP, dtype=np.float32)
+    first = 0
+    while width - first >= LANES:
+        strip = STRIP if width - first >= STRIP else LANES
+        at_weights = (weights[0] + FLOAT_BYTES * first, weights[1])
+        for start in range(0, rows, STRIP_ROWS):
+            at_x = (x[0] + FLOAT_BYTES * start * x[1], x[1], x[2])
+            at_y = (y[0] + FLOAT_BYTES * (start * y[1] + first), y[1])
+            begin = at_y if added else (zeros.ctypes.data, 0)
+            some = min(STRIP_ROWS, rows - start)
+            if strip == STRIP:
+                _wide_tile(some, at_x, count, at_weights, begin, at_y)
+            else:
+                _narrow_tile(some, at_x, count, at_weights, begin, at_y)
+        first += strip
+    for row in range(rows):
+        into = carray(floats_at(y[0] + FLOAT_BYTES * row * y[1]), width)
+        for column in range(first, width):
+            total = into[column] if added else float32(0)
+            for i in range(count):
+                number = floats_at(x[0] + FLOAT_BYTES * (row * x[1] + i * x[2]))[0]
+                total += number * floats_at(weights[0] + FLOAT_BYTES * (i * weights[1] + column))[0]
+            into[column] = total

@@ -8,12 +8,13 @@ a user's machine needs no compiler. Sums may be taken in another order, broken n
 import numba
 import numpy as np
 import torch
-from numba import carray, float32, int64, prange, void
+from numba import float32, int64, prange, void
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tunery.models.loops import highest_of
-from tunery.models.vectors import FLOAT_BYTES, IN_VECTORS, exp, floats_at
+from tunery.models.tiles import multiply
+from tunery.models.vectors import FLOAT_BYTES, IN_VECTORS, exp
 
 Places = NDArray[np.int64]
 FEW_TOKENS = 256
@@ -136,37 +137,6 @@ def attend_rows(q, keys, values, tables, lengths, window, out):
             _attend_head(head, q, keys, values, tables, lengths, window, out)
 
 
-@numba.njit(void(float32[:, ::1], float32[:, ::1], float32[:, ::1]), **IN_VECTORS)
-def _narrow(x, down, low):
-    """low += x @ down, four rows of down at a time: they are fetched once, and sums put back that much less often."""
-    inputs, width = down.shape
-    whole = inputs - inputs % 4
-    for i in range(0, whole, 4):
-        for row in range(len(x)):
-            a, b, c, d = x[row, i], x[row, i + 1], x[row, i + 2], x[row, i + 3]
-            for j in range(width):
-                low[row, j] += a * down[i, j] + b * down[i + 1, j] + c * down[i + 2, j] + d * down[i + 3, j]
-    for i in range(whole, inputs):
-        for row in range(len(x)):
-            for j in range(width):
-                low[row, j] += x[row, i] * down[i, j]
-
-
-@numba.njit(void(float32[:, :], float32[:, ::1], float32[:, :]), **IN_VECTORS)
-def _widen(low, up, y):
-    """y += low @ up, likewise."""
-    rank, outputs = up.shape
-    whole = rank - rank % 4
-    for row in range(len(y)):
-        for i in range(0, whole, 4):
-            a, b, c, d = low[row, i], low[row, i + 1], low[row, i + 2], low[row, i + 3]
-            for j in range(outputs):
-                y[row, j] += a * up[i, j] + b * up[i + 1, j] + c * up[i + 2, j] + d * up[i + 3, j]
-        for i in range(whole, rank):
-            for j in range(outputs):
-                y[row, j] += low[row, i] * up[i, j]
-
-
 ADD_LOW_RANK = (float32[:, ::1], float32[:, ::1], int64[::1], int64[:, ::1], int64[::1])
 
 
@@ -176,14 +146,15 @@ def add_to_rows(start, end, x, y, rows, matrices, members):
     if rows[start] < 0:
         return
     address, rank = matrices[rows[start], 1], matrices[rows[start], 2]
-    count = (members > 0).sum()
-    low = np.zeros((end - start, count * rank), dtype=np.float32)
-    _narrow(x[start:end], carray(floats_at(matrices[rows[start], 0]), (x.shape[1], count * rank)), low)
+    width = (members > 0).sum() * rank
+    low = np.empty((end - start, width), dtype=np.float32)
+    at_x = (x[start:].ctypes.data, x.shape[1], 1)
+    multiply(end - start, at_x, x.shape[1], (matrices[rows[start], 0], width), width, (low.ctypes.data, width), 0)
     first = 0
-    for member in range(count):
+    for member in range(width // rank):
         outputs = members[member]
-        up = carray(floats_at(address), (rank, outputs))
-        _widen(low[:, member * rank : (member + 1) * rank], up, y[start:end, first : first + outputs])
+        at_low, at_y = (low[:, member * rank :].ctypes.data, width, 1), (y[start:, first:].ctypes.data, y.shape[1])
+        multiply(end - start, at_low, rank, (address, outputs), outputs, at_y, 1)
         address += rank * outputs * FLOAT_BYTES
         first += outputs
 

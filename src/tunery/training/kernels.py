@@ -8,63 +8,49 @@ normaliser is kept; the backward pass computes the probabilities again (Dao et a
 
 import numba
 import numpy as np
-from numba import float32, int32, int64, prange, types, void
+from numba import float32, int32, int64, prange, void
 from numpy.typing import NDArray
 
-from tunery.models.tiles import STRIP, STRIP_ROWS, strided_tile
-from tunery.models.vectors import FLOAT_BYTES, IN_VECTORS, exp
+from tunery.models.tiles import STRIP, multiply
+from tunery.models.vectors import IN_VECTORS, exp
 
 Ints = NDArray[np.int64]
 UNSEEN = np.float32(-3.4e38)
 
 _ROWS, _LANES = float32[:, ::1], float32[::1]
 _HEADS = float32[:, :, ::1]
-_PLACE = types.UniTuple(int64, 2)
 _PLAN = (int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64)
 """Of all tasks: first row of each stretch, where its columns begin in `nodes`, `nodes`, ends and depths of all nodes,
 and how many levels up a row sees."""
 
 
-@numba.njit(void(int64, types.UniTuple(int64, 3), int64, _PLACE, _PLACE, int64), cache=True, nogil=True)
-def _multiply(rows, x, count, weights, y, added):
-    """y[rows, STRIP] (+)= x[rows, count] @ weights[count, STRIP]; places as in `strided_tile`."""
-    zeros = np.zeros(STRIP, dtype=np.float32)
-    for start in range(0, rows, STRIP_ROWS):
-        at_y = (y[0] + FLOAT_BYTES * start * y[1], y[1])
-        begin = at_y if added else (zeros.ctypes.data, 0)
-        at_x = (x[0] + FLOAT_BYTES * start * x[1], x[1], x[2])
-        strided_tile(min(STRIP_ROWS, rows - start), at_x, count, weights, begin, at_y)
-
-
 @numba.njit(void(_ROWS, _ROWS, _ROWS), cache=True, nogil=True)
 def _scores(columns, asked, scores):
-    """scores[C, STRIP] = columns[C, W] @ asked[W, STRIP]"""
+    """scores[C, STRIP] = columns[C, D] @ asked[D, STRIP]"""
     width = columns.shape[1]
-    x = (columns.ctypes.data, width, 1)
-    _multiply(len(columns), x, width, (asked.ctypes.data, STRIP), (scores.ctypes.data, STRIP), 0)
+    x, weights, y = (columns.ctypes.data, width, 1), (asked.ctypes.data, STRIP), (scores.ctypes.data, STRIP)
+    multiply(len(columns), x, width, weights, STRIP, y, 0)
 
 
 @numba.njit(void(int64, _ROWS, _ROWS, _ROWS), cache=True, nogil=True)
 def _mix(rows, shares, columns, mixed):
-    """mixed[rows, W] = shares[C, STRIP].T @ columns[C, W]"""
+    """mixed[rows, D] = shares[C, STRIP].T @ columns[C, D]"""
     width = columns.shape[1]
-    for first in range(0, width, STRIP):
-        weights, y = columns.ctypes.data + FLOAT_BYTES * first, mixed.ctypes.data + FLOAT_BYTES * first
-        _multiply(rows, (shares.ctypes.data, 1, STRIP), len(columns), (weights, width), (y, width), 0)
+    x, weights, y = (shares.ctypes.data, 1, STRIP), (columns.ctypes.data, width), (mixed.ctypes.data, width)
+    multiply(rows, x, len(columns), weights, width, y, 0)
 
 
 @numba.njit(void(int64, _ROWS, _ROWS, _ROWS), cache=True, nogil=True)
 def _spread(rows, shares, asked, columns):
-    """columns[C, W] += shares[C, STRIP] @ asked[rows, W]"""
+    """columns[C, D] += shares[C, STRIP] @ asked[rows, D]"""
     width = columns.shape[1]
-    for first in range(0, width, STRIP):
-        weights, y = asked.ctypes.data + FLOAT_BYTES * first, columns.ctypes.data + FLOAT_BYTES * first
-        _multiply(len(columns), (shares.ctypes.data, STRIP, 1), rows, (weights, width), (y, width), 1)
+    x, weights, y = (shares.ctypes.data, STRIP, 1), (asked.ctypes.data, width), (columns.ctypes.data, width)
+    multiply(len(columns), x, rows, weights, width, y, 1)
 
 
 @numba.njit(void(_HEADS, int64, int64[::1], _ROWS), cache=True, nogil=True)
 def _gather(x, head, nodes, into):
-    """into[C, W] = x[nodes, head]; what is wider than a head stays zero."""
+    """into[C, D] = x[nodes, head]"""
     for column in range(len(nodes)):
         for i in range(x.shape[2]):
             into[column, i] = x[nodes[column], head, i]
@@ -72,7 +58,7 @@ def _gather(x, head, nodes, into):
 
 @numba.njit(void(_HEADS, int64, int64, int64, float32, _ROWS, _ROWS), cache=True, nogil=True)
 def _ask(x, first, rows, head, scale, straight, across):
-    """straight[STRIP, W] = x[first : first + rows, head], across [W, STRIP] the same times scale, rows in lanes."""
+    """straight[STRIP, D] = x[first : first + rows, head], across [D, STRIP] the same times scale, rows in lanes."""
     for lane in range(rows):
         for i in range(x.shape[2]):
             straight[lane, i] = x[first + lane, head, i]
@@ -141,12 +127,12 @@ FORWARD = (*_PLAN, int64[::1], _HEADS, _HEADS, _HEADS, _HEADS, float32[:, ::1])
 @numba.njit(void(int64, int64, *FORWARD[:6], *FORWARD[7:]), cache=True, nogil=True)
 def _forward_tasks(task, last, firsts, starts, nodes, ends, depths, window, q, k, v, mixed, normalisers):
     heads, kv_heads, dim = q.shape[1], k.shape[1], q.shape[2]
-    shared, width, scale = heads // kv_heads, -(-dim // STRIP) * STRIP, float32(1 / np.sqrt(dim))
+    shared, scale = heads // kv_heads, float32(1 / np.sqrt(dim))
     most = (starts[1:] - starts[:-1]).max()
-    all_keys, all_values = np.zeros((most, width), np.float32), np.zeros((most, width), np.float32)
+    all_keys, all_values = np.zeros((most, dim), np.float32), np.zeros((most, dim), np.float32)
     all_scores = np.empty((most, STRIP), np.float32)
-    asked, across = np.zeros((STRIP, width), np.float32), np.zeros((width, STRIP), np.float32)
-    out = np.empty((STRIP, width), np.float32)
+    asked, across = np.zeros((STRIP, dim), np.float32), np.zeros((dim, STRIP), np.float32)
+    out = np.empty((STRIP, dim), np.float32)
     highest, totals = np.empty(STRIP, np.float32), np.empty(STRIP, np.float32)
     for each in range(task, last):
         stretch, kv_head = each // kv_heads, each % kv_heads
@@ -191,14 +177,14 @@ def _backward_tasks(
     task, last, firsts, starts, nodes, ends, depths, window, q, k, v, normalisers, by_mixed, by_q, by_k, by_v
 ):
     heads, kv_heads, dim = q.shape[1], k.shape[1], q.shape[2]
-    shared, width, scale = heads // kv_heads, -(-dim // STRIP) * STRIP, float32(1 / np.sqrt(dim))
+    shared, scale = heads // kv_heads, float32(1 / np.sqrt(dim))
     most = (starts[1:] - starts[:-1]).max()
-    all_keys, all_values = np.zeros((most, width), np.float32), np.zeros((most, width), np.float32)
-    all_by_keys, all_by_values = np.empty((most, width), np.float32), np.empty((most, width), np.float32)
+    all_keys, all_values = np.zeros((most, dim), np.float32), np.zeros((most, dim), np.float32)
+    all_by_keys, all_by_values = np.empty((most, dim), np.float32), np.empty((most, dim), np.float32)
     all_shares, all_by_shares = np.empty((most, STRIP), np.float32), np.empty((most, STRIP), np.float32)
-    asked, asked_across = np.zeros((STRIP, width), np.float32), np.zeros((width, STRIP), np.float32)
-    given, given_across = np.zeros((STRIP, width), np.float32), np.zeros((width, STRIP), np.float32)
-    out, lanes = np.empty((STRIP, width), np.float32), np.empty(STRIP, np.float32)
+    asked, asked_across = np.zeros((STRIP, dim), np.float32), np.zeros((dim, STRIP), np.float32)
+    given, given_across = np.zeros((STRIP, dim), np.float32), np.zeros((dim, STRIP), np.float32)
+    out, lanes = np.empty((STRIP, dim), np.float32), np.empty(STRIP, np.float32)
     for each in range(task, last):
         stretch, kv_head = each // kv_heads, each % kv_heads
         columns = nodes[starts[stretch] : starts[stretch + 1]]
