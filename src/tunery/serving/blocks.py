@@ -48,7 +48,7 @@ class CompiledBlocks:
         x = self._decoder.embedding[token_ids]
         cos, sin = (side.squeeze(1).numpy() for side in self._decoder.rotary(positions))
         slots, tables, lengths = _places(cache, chunks)
-        batch = forward.Batch(cos, sin, slots, tables, lengths, cache.pool.numpy())
+        batch = forward.Batch(cos, sin, slots, tables, lengths, cache.keys.numpy(), cache.values.numpy())
         adapters = self._adapters(len(x), lora)
         forward.run(x.numpy(), self._blocks, batch, adapters, _room(len(x), self._config))
         return x

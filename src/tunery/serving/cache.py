@@ -33,9 +33,12 @@ class KVCache:
         self.num_blocks = num_tokens // BLOCK_SIZE
         self.device = device
         # One block more than is handed out: block 0 stays zero and pads the shorter rows of a batch.
-        room = (self.num_blocks + 1, BLOCK_SIZE, config.num_key_value_heads, config.head_dim)
-        self.pool = torch.zeros(config.num_hidden_layers, 2, *room, device=device, dtype=dtype)
-        """Keys and values of each layer: [L, 2, blocks, BLOCK_SIZE, Hkv, D]."""
+        pool = (config.num_hidden_layers, self.num_blocks + 1)
+        heads, dim = config.num_key_value_heads, config.head_dim
+        self.keys = torch.zeros(*pool, heads, dim, BLOCK_SIZE, device=device, dtype=dtype)
+        """[L, blocks, Hkv, D, BLOCK_SIZE]: a block's tokens side by side, so that they are scored in vectors."""
+        self.values = torch.zeros(*pool, BLOCK_SIZE, heads, dim, device=device, dtype=dtype)
+        """[L, blocks, BLOCK_SIZE, Hkv, D]"""
         self._free = list(range(self.num_blocks, 0, -1))
         self._holders = [0] * (self.num_blocks + 1)
         self._prefixes = PrefixTree()
@@ -105,7 +108,7 @@ class KVCache:
         grown = self._take(self.blocks_for(table.length + tokens) - len(table.blocks))
         if grown:
             # Left-overs of another sequence are masked, but 0 * inf is NaN: they must not be there at all.
-            self.pool[:, :, grown] = 0
+            self.keys[:, grown], self.values[:, grown] = 0, 0
         table.blocks += grown
         table.length += tokens
 
@@ -134,25 +137,16 @@ class KVCache:
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Stores k and v [T, Hkv, D] at slots[T]."""
-        keys, values = self.pool[layer].flatten(1, 2)
         if self.kernels:
-            self.kernels.write(slots.numpy(), k, v, keys, values)
+            self.kernels.write(slots.numpy(), k, v, self.keys[layer], self.values[layer])
         else:
-            keys.index_copy_(0, slots, k)
-            values.index_copy_(0, slots, v)
-
-    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of all blocks, each [blocks, BLOCK_SIZE, Hkv, D]."""
-        keys, values = self.pool[layer]
-        return keys, values
+            self.keys[layer][slots // BLOCK_SIZE, :, :, slots % BLOCK_SIZE] = k
+            self.values[layer].flatten(0, 1).index_copy_(0, slots, v)
 
     def read(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of blocks[B, N], each as [B, Hkv, N * BLOCK_SIZE, D]."""
-        rows, width = blocks.shape
-        keys, values = (
-            side.index_select(0, blocks.flatten()).view(rows, width * BLOCK_SIZE, *side.shape[2:]).transpose(1, 2)
-            for side in self.pool[layer]
-        )
+        keys = self.keys[layer][blocks].permute(0, 2, 1, 4, 3).flatten(2, 3)
+        values = self.values[layer][blocks].flatten(1, 2).transpose(1, 2)
         return keys, values
 
     def _hold(self, block: int) -> None:
@@ -174,7 +168,7 @@ class KVCache:
     def _copy_last(self, table: BlockTable) -> None:
         shared = table.blocks[-1]
         (own,) = self._take(1)
-        self.pool[:, :, own] = self.pool[:, :, shared]
+        self.keys[:, own], self.values[:, own] = self.keys[:, shared], self.values[:, shared]
         table.blocks[-1] = own
         self._let_go(shared)
 
@@ -247,7 +241,7 @@ class _Singles:
     def attend(self, layer: int, q: Tensor, window: int | None) -> Tensor:
         """q[B, Hq, D] -> [B, Hq, D]."""
         assert self._cache.kernels
-        keys, values = self._cache.layer(layer)
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
         seen = self._cache.num_tokens if window is None else window
         out: Tensor = self._cache.kernels.attend(q, keys, values, self._tables, self._lengths, seen)
         return out

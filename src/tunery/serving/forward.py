@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tunery.models.loops import norm_row, swiglu_row
 from tunery.models.vectors import IN_VECTORS, floats_at
-from tunery.serving.kernels import add_to_rows, attend_rows
+from tunery.serving.kernels import add_to_rows, attend_rows, write_row
 from tunery.serving.products import multiply
 
 Floats = NDArray[np.float32]
@@ -53,8 +53,10 @@ class Batch(NamedTuple):
     """[T, N]: the blocks of their sequences"""
     lengths: Places
     """[T]: how many tokens they see, themselves included"""
-    pool: Floats
-    """[L, 2, blocks, BLOCK_SIZE, Hkv, D]: keys and values; takes the new ones"""
+    keys: Floats
+    """[L, blocks, Hkv, D, BLOCK_SIZE]; takes the new ones, as do values"""
+    values: Floats
+    """[L, blocks, BLOCK_SIZE, Hkv, D]"""
 
 
 class Adapters(NamedTuple):
@@ -84,7 +86,8 @@ class Room(NamedTuple):
 _FLOATS, _PLACES = np.empty((1, 1), np.float32), np.empty(1, np.int64)
 _TABLE, _TABLES = np.empty((1, 1), np.int64), np.empty((1, 1, 1), np.int64)
 _BLOCKS = numba.typeof(Blocks(_TABLES, _TABLE, 1, 1, 1, 1e-5))
-_BATCH = numba.typeof(Batch(_FLOATS, _FLOATS, _PLACES, _TABLE, _PLACES, np.empty((1,) * 6, np.float32)))
+_CACHE = np.empty((1,) * 5, np.float32)
+_BATCH = numba.typeof(Batch(_FLOATS, _FLOATS, _PLACES, _TABLE, _PLACES, _CACHE, _CACHE))
 _ADAPTERS = numba.typeof(Adapters(_PLACES, _PLACES, np.empty((1, 1, 1, 1), np.int64), _TABLE))
 _ROOM = numba.typeof(Room(*[_FLOATS] * 6))
 _STEP = (float32[:, ::1], _BLOCKS, _BATCH, _ADAPTERS, _ROOM)
@@ -101,8 +104,7 @@ def _rotate_head(head, cos, sin):
 @numba.njit(void(int64, int64, _BLOCKS, _BATCH, _ROOM), cache=True, nogil=True)
 def _to_cache(row, layer, blocks, batch, room):
     """Norms and turns the row's queries and keys, and stores its keys and values."""
-    keys, values = batch.pool[layer, 0], batch.pool[layer, 1]
-    eps, dim, block_size = float32(blocks.eps), blocks.dim, keys.shape[1]
+    eps, dim = float32(blocks.eps), blocks.dim
     key, value = blocks.heads, blocks.heads + blocks.kv_heads
     qkv = room.qkv[row].reshape(-1, dim)
     for head in range(value):
@@ -110,9 +112,7 @@ def _to_cache(row, layer, blocks, batch, room):
         if address:
             norm_row(qkv[head], carray(floats_at(address), (dim,)), eps, qkv[head])
         _rotate_head(qkv[head], batch.cos[row], batch.sin[row])
-    block, place = batch.slots[row] // block_size, batch.slots[row] % block_size
-    keys[block, place] = qkv[key:value]
-    values[block, place] = qkv[value:]
+    write_row(batch.slots[row], qkv[key:value], qkv[value:], batch.keys[layer], batch.values[layer])
 
 
 @numba.njit(void(int64, int64, float32[::1], _BLOCKS, float32[::1]), cache=True, nogil=True)
@@ -188,7 +188,7 @@ def run(x, blocks, batch, adapters, room):
     mixed = room.mixed.reshape(len(x), blocks.heads, blocks.dim)
     _between(BEGIN, -1, x, blocks, batch, adapters, room)
     for layer in range(len(blocks.norms)):
-        matrices, keys, values = blocks.matrices[layer], batch.pool[layer, 0], batch.pool[layer, 1]
+        matrices, keys, values = blocks.matrices[layer], batch.keys[layer], batch.values[layer]
         _multiply(room.normed, matrices[QKV], room.qkv)
         _between(AFTER_QKV, layer, x, blocks, batch, adapters, room)
         attend_rows(q, keys, values, batch.tables, batch.lengths, EVERY, mixed)

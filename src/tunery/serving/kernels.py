@@ -23,18 +23,22 @@ MOST_TOGETHER = 4
 """Rows that share what is fetched of their adapter."""
 
 
+_CACHE = (float32[:, :, :, ::1], float32[:, :, :, ::1])
+"""Keys [blocks, Hkv, D, BLOCK_SIZE] and values [blocks, BLOCK_SIZE, Hkv, D] of a layer."""
+
+
 def use_threads(count: int) -> None:
     """Of the calling thread's kernels."""
     numba.set_num_threads(max(1, min(count, numba.config.NUMBA_NUM_THREADS)))
 
 
 def write(slots: Places, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
-    """k and v [T, Hkv, D] into slots[T] of keys and values [slots, Hkv, D]."""
+    """k and v [T, Hkv, D] into slots[T], a block's number times its size and a place in it; see cache.py."""
     _write(slots, k.numpy(), v.numpy(), keys.numpy(), values.numpy())
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, tables: Places, lengths: Places, window: int) -> Tensor:
-    """q[B, Hq, D], the newest token of each sequence, over keys and values [blocks, BLOCK_SIZE, Hkv, D].
+    """q[B, Hq, D], the newest token of each sequence, over keys and values as they lie in cache.py.
 
     tables[B, N] holds the blocks of each sequence, lengths[B] its tokens; each sees the last `window` of them.
     """
@@ -61,17 +65,19 @@ def groups_of(rows: Places) -> Places:
     return np.array([*starts, len(rows)])
 
 
-@numba.njit(
-    void(int64[::1], float32[:, :, :], float32[:, :, :], float32[:, :, ::1], float32[:, :, ::1]),
-    cache=True, nogil=True,
-)  # fmt: skip
+@numba.njit(void(int64, float32[:, :], float32[:, :], *_CACHE), cache=True, nogil=True)
+def write_row(slot, k, v, keys, values):
+    block, place = slot // keys.shape[3], slot % keys.shape[3]
+    for head in range(keys.shape[1]):
+        for i in range(keys.shape[2]):
+            keys[block, head, i, place] = k[head, i]
+            values[block, place, head, i] = v[head, i]
+
+
+@numba.njit(void(int64[::1], float32[:, :, :], float32[:, :, :], *_CACHE), cache=True, nogil=True)
 def _write(slots, k, v, keys, values):
-    _, heads, dim = k.shape
     for row in range(len(slots)):
-        for head in range(heads):
-            for i in range(dim):
-                keys[slots[row], head, i] = k[row, head, i]
-                values[slots[row], head, i] = v[row, head, i]
+        write_row(slots[row], k[row], v[row], keys, values)
 
 
 @numba.njit(void(float32[::1], float32), **IN_VECTORS)
@@ -86,45 +92,38 @@ def _softmax(scores, scale):
         scores[i] /= total
 
 
-ATTEND = (
-    float32[:, :, :], float32[:, :, :, ::1], float32[:, :, :, ::1], int64[:, ::1], int64[::1], int64,
-    float32[:, :, ::1],
-)  # fmt: skip
+ATTEND = (float32[:, :, :], *_CACHE, int64[:, ::1], int64[::1], int64, float32[:, :, ::1])
 
 
-@numba.njit(void(int64, *ATTEND), **IN_VECTORS)
+@numba.njit(void(int64, *ATTEND), cache=True, nogil=True)
 def _attend_head(head, q, keys, values, tables, lengths, window, out):
     """Of all sequences' key heads one, for the query heads that share it; these come one after another."""
-    _, heads, dim = q.shape
-    _, block_size, kv_heads, _ = keys.shape
-    shared = heads // kv_heads
+    _, kv_heads, dim, block_size = keys.shape
+    shared = q.shape[1] // kv_heads
     row, kv_head = head // kv_heads, head % kv_heads
-    begin, end = max(0, lengths[row] - window), lengths[row]
-    asked = q[row, kv_head * shared : (kv_head + 1) * shared]
-    mixed = out[row, kv_head * shared : (kv_head + 1) * shared]
-    weights = np.empty((shared, end - begin), dtype=np.float32)
-    for place in range(begin, end):
-        key = keys[tables[row, place // block_size], place % block_size, kv_head]
-        for one in range(shared):
-            score = float32(0)
-            for i in range(dim):
-                score += asked[one, i] * key[i]
-            weights[one, place - begin] = score
+    first = max(0, lengths[row] - window) // block_size
+    begin, end = max(0, lengths[row] - window) - first * block_size, lengths[row] - first * block_size
+    blocks = tables[row, first : first + -(-end // block_size)]
+    width = len(blocks) * block_size
+    weights = np.empty((shared, width), dtype=np.float32)
+    asked = (q[row, kv_head * shared :].ctypes.data, q.strides[1] // FLOAT_BYTES, q.strides[2] // FLOAT_BYTES)
+    for place, block in enumerate(blocks):
+        scores = (weights[:, place * block_size :].ctypes.data, width)
+        multiply(shared, asked, dim, (keys[block, kv_head].ctypes.data, block_size), block_size, scores, 0)
     for one in range(shared):
-        _softmax(weights[one], float32(1) / np.sqrt(float32(dim)))
-        for i in range(dim):
-            mixed[one, i] = float32(0)
-    for place in range(begin, end):
-        value = values[tables[row, place // block_size], place % block_size, kv_head]
-        for one in range(shared):
-            weight = weights[one, place - begin]
-            for i in range(dim):
-                mixed[one, i] += weight * value[i]
+        _softmax(weights[one, begin:end], float32(1) / np.sqrt(float32(dim)))
+    mixed = (out[row, kv_head * shared :].ctypes.data, dim)
+    for place, block in enumerate(blocks):
+        start = begin if place == 0 else 0
+        count = min(block_size, end - place * block_size) - start
+        shares = (weights[:, place * block_size + start :].ctypes.data, width, 1)
+        its_values = (values[block, start, kv_head:].ctypes.data, kv_heads * dim)
+        multiply(shared, shares, count, its_values, dim, mixed, place)
 
 
 @numba.njit(void(*ATTEND), cache=True, nogil=True, parallel=True)
 def _attend_together(q, keys, values, tables, lengths, window, out):
-    for head in prange(len(q) * keys.shape[2]):
+    for head in prange(len(q) * keys.shape[1]):
         _attend_head(head, q, keys, values, tables, lengths, window, out)
 
 
@@ -133,7 +132,7 @@ def attend_rows(q, keys, values, tables, lengths, window, out):
     if lengths.sum() > FEW_TOKENS:
         _attend_together(q, keys, values, tables, lengths, window, out)
     else:
-        for head in range(len(q) * keys.shape[2]):
+        for head in range(len(q) * keys.shape[1]):
             _attend_head(head, q, keys, values, tables, lengths, window, out)
 
 
