@@ -54,7 +54,15 @@ def _load_floats(builder, address, number):
     return _load(builder, _offset(builder, address, number))
 
 
-def _emit_sums(builder, sums, x, weights, count, load):
+def _fetch(builder, address):
+    """Into the second cache; an address that isn't memory does nothing."""
+    pointer = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), (pointer, _I32, _I32, _I32))
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(prefetch, (builder.inttoptr(address, pointer), _I32(0), _I32(2), _I32(1)))
+
+
+def _emit_sums(builder, sums, x, weights, count, load, ahead=None):
     """sums[rows][vectors] += x[rows, count] @ weights[count, vectors * LANES].
 
     x is an address, how far its rows lie apart and its columns; weights one and how far its rows do.
@@ -63,6 +71,10 @@ def _emit_sums(builder, sums, x, weights, count, load):
     with cgutils.for_range(builder, count) as loop:
         first = builder.mul(loop.index, line)
         vectors = [load(builder, weights, builder.add(first, _INT(LANES * v))) for v in range(len(sums[0]))]
+        if ahead:
+            for v in range(len(vectors)):
+                number = builder.add(builder.mul(loop.index, _INT(len(vectors))), _INT(v))
+                _fetch(builder, builder.add(ahead[0], builder.mul(number, ahead[1])))
         column = builder.mul(loop.index, step)
         for row, totals in enumerate(sums):
             place = _offset(builder, x, builder.add(column, builder.mul(apart, _INT(row))))
@@ -92,14 +104,15 @@ def _store(builder, sums, y, outputs):
             builder.store(builder.load(total), _vector_at(builder, place), align=FLOAT_BYTES)
 
 
-def _emit_tile(builder, rows, x, inputs, panel, y, outputs):
+def _emit_tile(builder, rows, x, inputs, panel, y, outputs, ahead):
     weights, bias, _ = panel
     sums = _new_sums(builder, rows, VECTORS, bias, _INT(0))
-    _emit_sums(builder, sums, (x, inputs, _INT(1)), (weights, _INT(PANEL)), inputs, _load_floats)
+    _emit_sums(builder, sums, (x, inputs, _INT(1)), (weights, _INT(PANEL)), inputs, _load_floats, ahead)
     _store(builder, sums, y, outputs)
 
 
-def _emit_quantized_tile(builder, rows, x, inputs, panel, y, outputs):
+def _emit_quantized_tile(builder, rows, x, inputs, panel, y, outputs, _ahead):
+    """Its arithmetic takes longer than reading: it fetches nothing."""
     weights, bias, scales = panel
     sums = _new_sums(builder, rows, VECTORS, bias, _INT(0))
     zero = ir.Constant(_VECTOR, [0.0] * LANES)
@@ -124,24 +137,25 @@ def _emit_quantized_tile(builder, rows, x, inputs, panel, y, outputs):
 
 def _tile(emit):
     @intrinsic
-    def tile(_context, rows, x, inputs, panel, y, outputs):
+    def tile(_context, rows, x, inputs, panel, y, outputs, ahead):
         def generate(context, builder, _signature, arguments):
-            rows, x, inputs, panel, y, outputs = arguments
-            addresses = [builder.extract_value(panel, i) for i in range(len(_ADDRESSES))]
+            rows, x, inputs, panel, y, outputs, ahead = arguments
+            addresses, ahead = cgutils.unpack_tuple(builder, panel), cgutils.unpack_tuple(builder, ahead)
             for count in range(1, ROWS + 1):
                 with builder.if_then(builder.icmp_signed("==", rows, _INT(count))):
-                    emit(builder, count, x, inputs, addresses, y, outputs)
+                    emit(builder, count, x, inputs, addresses, y, outputs, ahead)
             return context.get_dummy_value()
 
-        return void(int64, int64, int64, _ADDRESSES, int64, int64), generate
+        return void(int64, int64, int64, _ADDRESSES, int64, int64, _PLACE), generate
 
     return tile
 
 
 float_tile, quantized_tile = _tile(_emit_tile), _tile(_emit_quantized_tile)
-"""(rows, x, inputs, panel, y, outputs): y[rows, PANEL] = x[rows, inputs] @ panel + bias[PANEL], rows up to ROWS.
+"""(rows, x, inputs, panel, y, outputs, ahead): y[rows, PANEL] = x[rows, inputs] @ panel + bias[PANEL], rows up to ROWS.
 
-x and y are addresses, y's rows `outputs` apart; `panel` holds the addresses of weights, bias and scales.
+x and y are addresses, y's rows `outputs` apart; `panel` holds the addresses of weights, bias and scales; `ahead` is an
+address from which the float tile fetches memory meanwhile, and how many bytes for each vector of weights.
 """
 
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tunery.models.loops import highest_of
-from tunery.models.tiles import multiply
+from tunery.models.tiles import STRIP_ROWS, multiply
 from tunery.models.vectors import FLOAT_BYTES, IN_VECTORS, exp
 
 Places = NDArray[np.int64]
 FEW_TOKENS = 256
 """Up to here it takes longer to wake another thread than to do its part."""
-MOST_TOGETHER = 4
-"""Rows that share what is fetched of their adapter."""
+FEW_TOGETHER = 4
+"""Rows that share what is fetched of their adapter where there are too few for two threads of STRIP_ROWS each."""
 
 
 _CACHE = (float32[:, :, :, ::1], float32[:, :, :, ::1])
@@ -57,10 +57,11 @@ def add_low_rank(x: Tensor, y: Tensor, rows: Places, matrices: Places, members: 
 
 
 def groups_of(rows: Places) -> Places:
-    """Where groups of neighbours with the same adapter begin, `MOST_TOGETHER` at most, and where the last one ends."""
+    """Where groups of neighbours with the same adapter begin, STRIP_ROWS at most, and where the last one ends."""
+    most = STRIP_ROWS if len(rows) >= 2 * STRIP_ROWS else FEW_TOGETHER
     starts = [0]
     for row in range(1, len(rows)):
-        if rows[row] != rows[starts[-1]] or row - starts[-1] == MOST_TOGETHER:
+        if rows[row] != rows[starts[-1]] or row - starts[-1] == most:
             starts.append(row)
     return np.array([*starts, len(rows)])
 

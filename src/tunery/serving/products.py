@@ -13,7 +13,7 @@ from numba import carray, int64, prange, types, void
 from torch import Tensor
 
 from tunery.models.tiles import GROUP, PANEL, ROWS, float_tile, quantized_tile
-from tunery.models.vectors import FLOAT_BYTES, floats_at
+from tunery.models.vectors import FLOAT_BYTES, LANES, floats_at
 
 ROWS_AT_ONCE = 8 * ROWS
 """That a thread takes while it has a panel in its cache."""
@@ -24,19 +24,24 @@ ROUNDED_AT_ONCE = 64
 _PANEL = (int64, int64, int64, types.UniTuple(int64, 3), int64, int64)
 
 
-@numba.njit(void(*_PANEL), cache=True, nogil=True)
-def _tile(rows, x, inputs, panel, y, outputs):
+@numba.njit(void(*_PANEL, types.UniTuple(int64, 2)), cache=True, nogil=True)
+def _tile(rows, x, inputs, panel, y, outputs, ahead):
     if panel[2]:
-        quantized_tile(rows, x, inputs, panel, y, outputs)
+        quantized_tile(rows, x, inputs, panel, y, outputs, ahead)
     else:
-        float_tile(rows, x, inputs, panel, y, outputs)
+        float_tile(rows, x, inputs, panel, y, outputs, ahead)
 
 
-@numba.njit(void(*_PANEL), cache=True, nogil=True)
-def _panel(rows, x, inputs, panel, y, outputs):
-    for start in range(0, rows, ROWS):
+@numba.njit(void(*_PANEL, int64), cache=True, nogil=True)
+def _panel(rows, x, inputs, panel, y, outputs, fetching):
+    """Each of its tiles fetches a part of the next panel, if that is `fetching`: reading and arithmetic overlap."""
+    size, tiles = FLOAT_BYTES * inputs * PANEL, max(1, -(-rows // ROWS))
+    step = FLOAT_BYTES * LANES // tiles if fetching else 0
+    for tile in range(tiles):
+        start = tile * ROWS
         count = min(ROWS, rows - start)
-        _tile(count, x + FLOAT_BYTES * start * inputs, inputs, panel, y + FLOAT_BYTES * start * outputs, outputs)
+        at_x, at_y = x + FLOAT_BYTES * start * inputs, y + FLOAT_BYTES * start * outputs
+        _tile(count, at_x, inputs, panel, at_y, outputs, (panel[0] + size + size * tile // tiles, step))
 
 
 @numba.njit(void(*_PANEL, int64), cache=True, nogil=True)
@@ -45,7 +50,7 @@ def _last_panel(rows, x, inputs, panel, y, outputs, width):
     tile = np.empty((ROWS, PANEL), dtype=np.float32)
     for start in range(0, rows, ROWS):
         count = min(ROWS, rows - start)
-        _tile(count, x + FLOAT_BYTES * start * inputs, inputs, panel, tile.ctypes.data, PANEL)
+        _tile(count, x + FLOAT_BYTES * start * inputs, inputs, panel, tile.ctypes.data, PANEL, (panel[0], 0))
         into = carray(floats_at(y + FLOAT_BYTES * start * outputs), (count, outputs))
         for row in range(count):
             into[row, :width] = tile[row, :width]
@@ -65,7 +70,7 @@ def multiply(rows, x, matrix, y):
         panel = (weights + weight_bytes * first * inputs, bias + FLOAT_BYTES * first, its_scales)
         at_x, at_y = x + FLOAT_BYTES * start * inputs, y + FLOAT_BYTES * (start * outputs + first)
         if outputs - first >= PANEL:
-            _panel(end - start, at_x, inputs, panel, at_y, outputs)
+            _panel(end - start, at_x, inputs, panel, at_y, outputs, part == parts - 1)
         else:
             _last_panel(end - start, at_x, inputs, panel, at_y, outputs, outputs - first)
 
