@@ -20,6 +20,8 @@ BYTES = 4
 """Of a number: weights, activations and adapter are float32."""
 PROCESS_BYTES = 290 * 1024**2
 """The interpreter, torch and the tokenizer, before any weight is there (CPU)."""
+LOOPS_BYTES = 190 * 1024**2
+"""What comes on top where compiled loops run: numba, LLVM, and the loops' own room (measured)."""
 TRANSFORMERS_BYTES = 150 * 1024**2
 """What comes on top where transformers' code runs the model."""
 HEAD_COPIES = 2
@@ -101,6 +103,7 @@ def peak_bytes(sizes: Sizes, trees: Trees, *, data_bytes: int, device: str) -> i
     fixed = (sizes.weights + ADAPTER_COPIES * sizes.adapter) * BYTES
     work = MARGIN * (max(kept, recomputed, evaluated) + head)
     process = PROCESS_BYTES + data_bytes + (TRANSFORMERS_BYTES if sizes.wrapped else 0)
+    process += LOOPS_BYTES if loops_run(device, torch.float32) else 0
     return int((process if device == "cpu" else 0) + fixed + work)
 
 
