@@ -1,3 +1,4 @@
+import numba
 import pytest
 import torch
 from hypothesis import given, settings
@@ -63,13 +64,18 @@ def some_tree() -> Tree:
     return tree_of([Example(i, torch.tensor([*stem, i, *stem]).numpy(), torch.ones(81).numpy() > 0) for i in range(5)])
 
 
-def test_the_same_threads_give_the_same_bits() -> None:
+@pytest.mark.parametrize("kv_heads", [1, 2, 3, 6, 9])
+def test_any_number_of_threads_gives_the_same_bits(kv_heads: int) -> None:
     tree = some_tree()
-    q, given = torch.randn(2, len(tree), 6, 32)
-    k, v = torch.randn(2, len(tree), 2, 32)
-    first, *others = (with_gradients(CompiledTreeAttention(tree), given, q, k, v, window=None) for _ in range(5))
-    for other in others:
-        assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, other, strict=True))
+    q, given = torch.randn(2, len(tree), 18, 32)
+    k, v = torch.randn(2, len(tree), kv_heads, 32)
+    before, found = numba.get_num_threads(), []
+    for threads in (1, before, 1, before):
+        numba.set_num_threads(threads)
+        found.append(with_gradients(CompiledTreeAttention(tree), given, q, k, v, window=None))
+    assert before > 1
+    for other in found[1:]:
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(found[0], other, strict=True))
 
 
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])

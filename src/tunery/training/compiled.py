@@ -15,6 +15,8 @@ EVERYTHING = np.iinfo(np.int64).max // 2
 """As a window."""
 COPYING = 16
 """What a column costs beside its products, in rows."""
+PIECES = 6
+"""At least; more threads than there are pieces find nothing to do."""
 
 
 class CompiledTreeAttention:
@@ -31,14 +33,15 @@ class CompiledTreeAttention:
 
     def __call__(self, _layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None, /) -> Tensor:
         window = EVERYTHING if window is None else window
-        plan = (self._firsts, self._starts, *self._tree, window, self._parts(k.shape[1], torch.get_num_threads()))
+        plan = (self._firsts, self._starts, *self._tree, window, self._splits(k.shape[1]))
         mixed: Tensor = _CompiledTreeAttention.apply(q, k, v, plan)  # type: ignore[no-untyped-call]
         return mixed
 
-    def _parts(self, kv_heads: int, threads: int) -> Ints:
-        """Where each thread's tasks begin, and where the last one's end: about as much work for each."""
-        done = np.cumsum(np.repeat(self._costs, kv_heads))
-        borders = np.searchsorted(done, done[-1] * np.arange(1, threads) / threads)
+    def _splits(self, kv_heads: int) -> Ints:
+        """Where neighbouring stretches of about as much work begin, and where the last end: an even number of parts."""
+        count = 2 * -(-PIECES // (2 * kv_heads))
+        done = np.cumsum(self._costs)
+        borders = np.searchsorted(done, done[-1] * np.arange(1, count) / count)
         return np.concatenate([[0], borders, [len(done)]])
 
 
@@ -57,8 +60,8 @@ class _CompiledTreeAttention(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         q, k, v, normalisers = ctx.saved_tensors
-        threads = len(ctx.plan[-1]) - 1
-        by_q, by_k, by_v = torch.empty_like(q), k.new_zeros(threads, *k.shape), v.new_zeros(threads, *v.shape)
+        splits = len(ctx.plan[-1]) - 1
+        by_q, by_k, by_v = torch.empty_like(q), k.new_zeros(splits, *k.shape), v.new_zeros(splits, *v.shape)
         given = gradients[0].contiguous()
         kernels.backward(*ctx.plan, *_arrays(q, k, v, normalisers, given, by_q, by_k, by_v))
         return by_q, by_k.sum(0), by_v.sum(0), None

@@ -1,9 +1,10 @@
 """Attention over a tree in compiled loops, forward and backward, for float32 on the CPU. Knows no model and no tree.
 
-Rows come in stretches (attention.py). A task is a stretch and a key head: the keys and values that the stretch sees are
-copied side by side once, for the query heads that share them. Scores lie as [columns, STRIP], a row of the tree in each
-lane, so that the softmax runs down the columns in vectors and every product is a tile of tiles.py. Only the softmax's
-normaliser is kept; the backward pass computes the probabilities again (Dao et al., arXiv 2205.14135, section 3.1).
+Rows come in stretches (stretches.py). A piece of work is a key head over some neighbouring stretches: the keys and
+values that a stretch sees are copied side by side once, for the query heads that share them. Scores lie as
+[columns, STRIP], a row of the tree in each lane, so that the softmax runs down the columns in vectors and every product
+is a tile of tiles.py. Only the softmax's normaliser is kept; the backward pass computes the probabilities again (Dao et
+al., arXiv 2205.14135, section 3.1). How many threads share the pieces changes no bit.
 """
 
 import numba
@@ -20,7 +21,7 @@ UNSEEN = np.float32(-3.4e38)
 _ROWS, _LANES = float32[:, ::1], float32[::1]
 _HEADS = float32[:, :, ::1]
 _PLAN = (int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64)
-"""Of all tasks: first row of each stretch, where its columns begin in `nodes`, `nodes`, ends and depths of all nodes,
+"""Of all pieces: first row of each stretch, where its columns begin in `nodes`, `nodes`, ends and depths of all nodes,
 and how many levels up a row sees."""
 
 
@@ -124,18 +125,17 @@ def _by_scores(shares, by_shares):
 FORWARD = (*_PLAN, int64[::1], _HEADS, _HEADS, _HEADS, _HEADS, float32[:, ::1])
 
 
-@numba.njit(void(int64, int64, *FORWARD[:6], *FORWARD[7:]), cache=True, nogil=True)
-def _forward_tasks(task, last, firsts, starts, nodes, ends, depths, window, q, k, v, mixed, normalisers):
-    heads, kv_heads, dim = q.shape[1], k.shape[1], q.shape[2]
-    shared, scale = heads // kv_heads, float32(1 / np.sqrt(dim))
+@numba.njit(void(int64, int64, int64, *FORWARD[:6], *FORWARD[7:]), cache=True, nogil=True)
+def _forward_piece(kv_head, begin, end, firsts, starts, nodes, ends, depths, window, q, k, v, mixed, normalisers):
+    shared, dim = q.shape[1] // k.shape[1], q.shape[2]
+    scale = float32(1 / np.sqrt(dim))
     most = (starts[1:] - starts[:-1]).max()
     all_keys, all_values = np.zeros((most, dim), np.float32), np.zeros((most, dim), np.float32)
     all_scores = np.empty((most, STRIP), np.float32)
     asked, across = np.zeros((STRIP, dim), np.float32), np.zeros((dim, STRIP), np.float32)
     out = np.empty((STRIP, dim), np.float32)
     highest, totals = np.empty(STRIP, np.float32), np.empty(STRIP, np.float32)
-    for each in range(task, last):
-        stretch, kv_head = each // kv_heads, each % kv_heads
+    for stretch in range(begin, end):
         columns = nodes[starts[stretch] : starts[stretch + 1]]
         keys, values, scores = all_keys[: len(columns)], all_values[: len(columns)], all_scores[: len(columns)]
         _gather(k, kv_head, columns, keys)
@@ -155,15 +155,18 @@ def _forward_tasks(task, last, firsts, starts, nodes, ends, depths, window, q, k
 
 
 @numba.njit(void(*FORWARD), cache=True, nogil=True, parallel=True)
-def forward(firsts, starts, nodes, ends, depths, window, parts, q, k, v, mixed, normalisers):
+def forward(firsts, starts, nodes, ends, depths, window, splits, q, k, v, mixed, normalisers):
     """mixed[T, heads, D] of q [T, heads, D], k and v [T, kv_heads, D]; normalisers [heads, T] for `backward`.
 
-    parts: where the tasks of each thread begin, and where the last one's end.
+    splits: where the stretches of each piece begin, and where the last one's end.
     """
-    for part in prange(len(parts) - 1):
-        _forward_tasks(
-            parts[part], parts[part + 1], firsts, starts, nodes, ends, depths, window, q, k, v, mixed, normalisers
-        )
+    kv_heads = k.shape[1]
+    for piece in prange((len(splits) - 1) * kv_heads):
+        split, kv_head = piece // kv_heads, piece % kv_heads
+        _forward_piece(
+            kv_head, splits[split], splits[split + 1], firsts, starts, nodes, ends, depths, window,
+            q, k, v, mixed, normalisers,
+        )  # fmt: skip
 
 
 _GRADIENTS = (_HEADS, _HEADS, float32[:, :, :, ::1], float32[:, :, :, ::1])
@@ -171,13 +174,13 @@ BACKWARD = (*_PLAN, int64[::1], _HEADS, _HEADS, _HEADS, float32[:, ::1], *_GRADI
 
 
 @numba.njit(
-    void(int64, int64, *_PLAN, _HEADS, _HEADS, _HEADS, float32[:, ::1], *[_HEADS] * 4), cache=True, nogil=True
+    void(int64, int64, int64, *_PLAN, _HEADS, _HEADS, _HEADS, float32[:, ::1], *[_HEADS] * 4), cache=True, nogil=True
 )  # fmt: skip
-def _backward_tasks(
-    task, last, firsts, starts, nodes, ends, depths, window, q, k, v, normalisers, by_mixed, by_q, by_k, by_v
+def _backward_piece(
+    kv_head, begin, end, firsts, starts, nodes, ends, depths, window, q, k, v, normalisers, by_mixed, by_q, by_k, by_v
 ):
-    heads, kv_heads, dim = q.shape[1], k.shape[1], q.shape[2]
-    shared, scale = heads // kv_heads, float32(1 / np.sqrt(dim))
+    shared, dim = q.shape[1] // k.shape[1], q.shape[2]
+    scale = float32(1 / np.sqrt(dim))
     most = (starts[1:] - starts[:-1]).max()
     all_keys, all_values = np.zeros((most, dim), np.float32), np.zeros((most, dim), np.float32)
     all_by_keys, all_by_values = np.empty((most, dim), np.float32), np.empty((most, dim), np.float32)
@@ -185,8 +188,7 @@ def _backward_tasks(
     asked, asked_across = np.zeros((STRIP, dim), np.float32), np.zeros((dim, STRIP), np.float32)
     given, given_across = np.zeros((STRIP, dim), np.float32), np.zeros((dim, STRIP), np.float32)
     out, lanes = np.empty((STRIP, dim), np.float32), np.empty(STRIP, np.float32)
-    for each in range(task, last):
-        stretch, kv_head = each // kv_heads, each % kv_heads
+    for stretch in range(begin, end):
         columns = nodes[starts[stretch] : starts[stretch + 1]]
         keys, values = all_keys[: len(columns)], all_values[: len(columns)]
         by_keys, by_values = all_by_keys[: len(columns)], all_by_values[: len(columns)]
@@ -220,13 +222,12 @@ def _backward_tasks(
 
 
 @numba.njit(void(*BACKWARD), cache=True, nogil=True, parallel=True)
-def backward(firsts, starts, nodes, ends, depths, window, parts, q, k, v, normalisers, by_mixed, by_q, by_k, by_v):
-    """by_q[T, heads, D] of by_mixed[T, heads, D]; each thread adds to its own by_k, by_v[threads, T, kv_heads, D].
-
-    Which thread does what follows from `parts` alone, so the same parts give the same bits.
-    """
-    for part in prange(len(parts) - 1):
-        _backward_tasks(
-            parts[part], parts[part + 1], firsts, starts, nodes, ends, depths, window,
-            q, k, v, normalisers, by_mixed, by_q, by_k[part], by_v[part],
+def backward(firsts, starts, nodes, ends, depths, window, splits, q, k, v, normalisers, by_mixed, by_q, by_k, by_v):
+    """by_q[T, heads, D] of by_mixed[T, heads, D]; each split adds to its own by_k, by_v[splits, T, kv_heads, D]."""
+    kv_heads = k.shape[1]
+    for piece in prange((len(splits) - 1) * kv_heads):
+        split, kv_head = piece // kv_heads, piece % kv_heads
+        _backward_piece(
+            kv_head, splits[split], splits[split + 1], firsts, starts, nodes, ends, depths, window,
+            q, k, v, normalisers, by_mixed, by_q, by_k[split], by_v[split],
         )  # fmt: skip
