@@ -10,12 +10,10 @@ al., arXiv 2205.14135, section 3.1). How many threads share the pieces changes n
 import numba
 import numpy as np
 from numba import float32, int32, int64, prange, void
-from numpy.typing import NDArray
 
 from tunery.models.tiles import STRIP, multiply
 from tunery.models.vectors import IN_VECTORS, exp
 
-Ints = NDArray[np.int64]
 UNSEEN = np.float32(-3.4e38)
 
 _ROWS, _LANES = float32[:, ::1], float32[::1]
