@@ -57,6 +57,21 @@ def test_a_demo_whose_training_fails_says_why_and_begins_anew(studio: StudioServ
 
 
 @pytest.mark.usefixtures("no_demo")
+def test_two_windows_that_run_the_demo_do_not_stop_each_other(studio: StudioService, browsing: Browsing) -> None:
+    studio.pull("hold", 5)
+    windows = [browsing.window() for _ in range(3)]
+    windows[0].goto("/studio/")
+    windows[0].get_by_role("button", name="Run the demo").click()
+    expect(windows[0].get_by_text("Step 4 of 12")).to_be_visible()
+    for window in windows[1:]:
+        window.goto("/studio/?demo=run")
+        expect(window.get_by_text("Step 4 of 12")).to_be_visible()
+    studio.pull("release")
+    for window in windows:
+        expect(window.get_by_role("table")).to_be_visible()
+
+
+@pytest.mark.usefixtures("no_demo")
 def test_a_demo_whose_deployment_fails_goes_on_with_the_model_it_has(studio: StudioService, page: Page) -> None:
     studio.pull("break_engine", "There is no memory left.")
     page.goto("/studio/")
