@@ -28,6 +28,8 @@ def one_thread() -> Iterator[None]:
         kernels.use_threads(1)
     yield
     torch.set_num_threads(threads)
+    if kernels:
+        kernels.use_threads(threads)
 
 
 @pytest.fixture(autouse=True)
