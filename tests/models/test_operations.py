@@ -74,6 +74,7 @@ LARGE: dict[str, tuple[Callable[..., Tensor], Tensor]] = {
         wide(9, 90, 64),
     ),
     "swiglu": (swiglu, wide(90, 1026)),
+    "swiglu across": (lambda x: swiglu(x.T), wide(1026, 90)),
 }
 
 

@@ -51,8 +51,9 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 def swiglu_gradient(given: Tensor, gate_up: Tensor) -> Tensor:
+    given, gate_up = given.contiguous(), gate_up.contiguous()
     by_gate_up = torch.empty_like(gate_up)
-    _swiglu_gradient(_parts(gate_up), *_rows(given.contiguous(), gate_up, by_gate_up))
+    _swiglu_gradient(_parts(gate_up), *_rows(given, gate_up, by_gate_up))
     return by_gate_up
 
 
