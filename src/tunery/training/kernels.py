@@ -47,12 +47,31 @@ def _spread(rows, shares, asked, columns):
     multiply(len(columns), x, rows, weights, width, y, 1)
 
 
-@numba.njit(void(_HEADS, int64, int64[::1], _ROWS), cache=True, nogil=True)
+@numba.njit(void(_HEADS, int64, int64[::1], _ROWS), **IN_VECTORS)
 def _gather(x, head, nodes, into):
     """into[C, D] = x[nodes, head]"""
     for column in range(len(nodes)):
-        for i in range(x.shape[2]):
-            into[column, i] = x[nodes[column], head, i]
+        row, its = x[nodes[column], head], into[column]
+        for i in range(len(its)):
+            its[i] = row[i]
+
+
+@numba.njit(void(_ROWS, float32, _HEADS, int64, int64[::1]), **IN_VECTORS)
+def _scatter(columns, scale, x, head, nodes):
+    """x[nodes, head] += columns[C, D] * scale"""
+    for column in range(len(nodes)):
+        row, its = x[nodes[column], head], columns[column]
+        for i in range(len(its)):
+            row[i] += its[i] * scale
+
+
+@numba.njit(void(_ROWS, _LANES, _HEADS, int64, int64, int64), **IN_VECTORS)
+def _put(out, factors, x, head, first, rows):
+    """x[first : first + rows, head] = out[rows, D] * factors[rows]"""
+    for lane in range(rows):
+        row, its, factor = x[first + lane, head], out[lane], factors[lane]
+        for i in range(len(its)):
+            row[i] = its[i] * factor
 
 
 @numba.njit(void(_HEADS, int64, int64, int64, float32, _ROWS, _ROWS), cache=True, nogil=True)
@@ -90,7 +109,8 @@ def _softmax(scores, highest, totals):
     totals[:] = 0
     for column in range(len(scores)):
         for lane in range(STRIP):
-            highest[lane] = max(highest[lane], scores[column, lane])
+            score = scores[column, lane]
+            highest[lane] = score if score > highest[lane] else highest[lane]
     for column in range(len(scores)):
         for lane in range(STRIP):
             score = scores[column, lane]
@@ -148,8 +168,8 @@ def _forward_piece(kv_head, begin, end, firsts, starts, nodes, ends, depths, win
                 _mix(rows, scores, values, out)
                 for lane in range(rows):
                     normalisers[head, first + lane] = highest[lane] + np.log(totals[lane])
-                    for i in range(dim):
-                        mixed[first + lane, head, i] = out[lane, i] / totals[lane]
+                    totals[lane] = float32(1) / totals[lane]
+                _put(out, totals, mixed, head, first, rows)
 
 
 @numba.njit(void(*FORWARD), cache=True, nogil=True, parallel=True)
@@ -185,7 +205,7 @@ def _backward_piece(
     all_shares, all_by_shares = np.empty((most, STRIP), np.float32), np.empty((most, STRIP), np.float32)
     asked, asked_across = np.zeros((STRIP, dim), np.float32), np.zeros((dim, STRIP), np.float32)
     given, given_across = np.zeros((STRIP, dim), np.float32), np.zeros((dim, STRIP), np.float32)
-    out, lanes = np.empty((STRIP, dim), np.float32), np.empty(STRIP, np.float32)
+    out, lanes, scales = np.empty((STRIP, dim), np.float32), np.empty(STRIP, np.float32), np.full(STRIP, scale)
     for stretch in range(begin, end):
         columns = nodes[starts[stretch] : starts[stretch + 1]]
         keys, values = all_keys[: len(columns)], all_values[: len(columns)]
@@ -210,13 +230,9 @@ def _backward_piece(
                 _mix(rows, by_shares, keys, out)
                 _spread(rows, by_shares, asked, by_keys)
                 _spread(rows, shares, given, by_values)
-                for lane in range(rows):
-                    for i in range(dim):
-                        by_q[first + lane, head, i] = out[lane, i] * scale
-        for column in range(len(columns)):
-            for i in range(dim):
-                by_k[columns[column], kv_head, i] += by_keys[column, i] * scale
-                by_v[columns[column], kv_head, i] += by_values[column, i]
+                _put(out, scales, by_q, head, first, rows)
+        _scatter(by_keys, scale, by_k, kv_head, columns)
+        _scatter(by_values, float32(1), by_v, kv_head, columns)
 
 
 @numba.njit(void(*BACKWARD), cache=True, nogil=True, parallel=True)
