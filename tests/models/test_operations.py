@@ -6,12 +6,51 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tunery.models.compiled import loops_run
-from tunery.models.operations import add_low_rank, exponentials_, rms_norm, rotate, swiglu
+from tunery.models.operations import (
+    Nothing,
+    Operation,
+    RmsNorm,
+    SwiGlu,
+    adapted,
+    add_low_rank,
+    apply,
+    exponentials_,
+    rotate,
+)
 
 
 def wide(*shape: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_()
+
+
+def norm(x: Tensor, weight: Tensor) -> Tensor:
+    return apply(RmsNorm(weight, 1e-5), x)
+
+
+def plain_norm(x: Tensor) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * WEIGHT
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    return apply(SwiGlu(), gate_up)
+
+
+def plain_swiglu(x: Tensor) -> Tensor:
+    return F.silu(x[:, :4]) * x[:, 4:]
+
+
+def through(before: Operation) -> Callable[..., Tensor]:
+    return lambda x, onto, a, b, c: adapted(x, before, (FROZEN[:, : a.shape[1]], None), a, [b, c], 0.7, onto)
+
+
+def plainly_through(before: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    def formula(x: Tensor, onto: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        h = before(x)
+        low = torch.cat([h @ a[:2].T @ b.T, h @ a[2:].T @ c.T], -1)
+        return h @ FROZEN[:, : a.shape[1]].T + 0.7 * low + onto
+
+    return formula
 
 
 def plain_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -23,19 +62,25 @@ def plain_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 COS, SIN = torch.cos(wide(5, 1, 3)).detach(), torch.sin(wide(5, 1, 3)).detach()
 WEIGHT = wide(6, seed=1).detach()
+FROZEN = wide(7, 6, seed=5).detach()
+AROUND = [wide(5, 7, seed=6), wide(4, 6, seed=2), wide(3, 2, seed=3), wide(4, 2, seed=4)]
+NARROW = [wide(5, 7, seed=6), wide(4, 4, seed=2), wide(3, 2, seed=3), wide(4, 2, seed=4)]
 CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]] = {
     "rms_norm": (
-        lambda x: rms_norm(x, WEIGHT, 1e-5),
-        lambda x: x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * WEIGHT,
+        lambda x: norm(x, WEIGHT),
+        plain_norm,
         [wide(5, 6)],
     ),
     "rotate": (lambda x: rotate(x, COS, SIN), lambda x: plain_rotate(x, COS, SIN), [wide(5, 2, 6)]),
-    "swiglu": (swiglu, lambda x: F.silu(x[:, :4]) * x[:, 4:], [wide(5, 8)]),
+    "swiglu": (swiglu, plain_swiglu, [wide(5, 8)]),
     "add_low_rank": (
         lambda y, x, a, b, c: add_low_rank(y * 1, x, a, [b, c], 0.7),
         lambda y, x, a, b, c: y + 0.7 * torch.cat([x @ a[:2].T @ b.T, x @ a[2:].T @ c.T], -1),
         [wide(5, 7), wide(5, 6, seed=1), wide(4, 6, seed=2), wide(3, 2, seed=3), wide(4, 2, seed=4)],
     ),
+    "adapted": (through(Nothing()), plainly_through(lambda x: x), [wide(5, 6), *AROUND]),
+    "adapted norm": (through(RmsNorm(WEIGHT, 1e-5)), plainly_through(plain_norm), [wide(5, 6), *AROUND]),
+    "adapted swiglu": (through(SwiGlu()), plainly_through(plain_swiglu), [wide(5, 8), *NARROW]),
 }
 
 
@@ -59,9 +104,9 @@ def test_compiled_loops_run_here() -> None:
 LARGE_WEIGHT = wide(576, seed=1).detach()
 LARGE_COS, LARGE_SIN = torch.cos(wide(90, 1, 32)).detach(), torch.sin(wide(90, 1, 32)).detach()
 LARGE: dict[str, tuple[Callable[..., Tensor], Tensor]] = {
-    "rms_norm": (lambda x: rms_norm(x, LARGE_WEIGHT.to(x.dtype), 1e-5), wide(90, 576)),
+    "rms_norm": (lambda x: norm(x, LARGE_WEIGHT.to(x.dtype)), wide(90, 576)),
     "rms_norm of some heads": (
-        lambda x: rms_norm(x.view(90, 9, 64)[:, 2:5], LARGE_WEIGHT[:64].to(x.dtype), 1e-5),
+        lambda x: norm(x.view(90, 9, 64)[:, 2:5], LARGE_WEIGHT[:64].to(x.dtype)),
         wide(90, 576),
     ),
     "rotate": (lambda x: rotate(x, LARGE_COS.to(x.dtype), LARGE_SIN.to(x.dtype)), wide(90, 9, 64)),
@@ -107,7 +152,7 @@ def test_exponentials_come_with_each_row_s_highest_its_place_and_the_sum(width: 
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
 def test_broken_numbers_stay_broken(broken: float) -> None:
     x = torch.tensor([[1.0, broken, 2.0]])
-    assert not rms_norm(x, torch.ones(3), 1e-5).isfinite().all()
+    assert not norm(x, torch.ones(3)).isfinite().all()
     assert not swiglu(torch.tensor([[broken, -1.0]])).isfinite().all()
     assert not exponentials_(x)[2].isfinite().all()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tunery.models.layout import Layout
-from tunery.models.operations import rms_norm, rotate, swiglu
+from tunery.models.operations import Nothing, Operation, RmsNorm, SwiGlu, apply, rotate
 
 
 class Attend(Protocol):
@@ -41,6 +41,7 @@ GROUPS = {
     "down": ("down_proj",),
 }
 """Linear layers that share their input run as one: the group's output is its members' outputs side by side."""
+NOTHING, SWIGLU = Nothing(), SwiGlu()
 TARGETS = tuple(target for members in GROUPS.values() for target in members)
 _PARENTS = {t: "self_attn" if group in ("qkv", "o") else "mlp" for group, members in GROUPS.items() for t in members}
 
@@ -51,6 +52,14 @@ class LowRank(Protocol):
     def add(self, block: int, group: str, x: Tensor, y: Tensor, /) -> Tensor:
         """x [T, in] and the base's fresh y [T, out] of a group of the model's `Layout` -> y with the low-rank term."""
         ...
+
+    def project(
+        self, block: int, group: str, linear: Linear, x: Tensor, *, before: Operation, onto: Tensor | None
+    ) -> Tensor:
+        """linear(before(x)) with the low-rank term, + onto [T, out]."""
+        x = apply(before, x)
+        y = self.add(block, group, x, linear(x))
+        return y if onto is None else onto + y
 
 
 class ModelConfig(Protocol):
@@ -232,7 +241,7 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `Model.logits`."""
-        return self.head(rms_norm(hidden, self.final_norm, self.config.rms_norm_eps))
+        return self.head(apply(self._norm(self.final_norm), hidden))
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [T, 1, head_dim / 2] of positions [T]."""
@@ -253,33 +262,40 @@ class Decoder:
         mixed = self._mixed(index, layer, x, cos, sin, attend, lora)
         if rows is not None:
             x, mixed = x[rows], mixed[rows]
-        out = layer.o(mixed)
-        x = x + (out if lora is None else lora.add(index, "o", mixed, out))
-        return x + self._feed_forward(index, layer, x, lora)
+        x = _project(lora, index, "o", layer.o, mixed, onto=x)
+        gate_up = _project(lora, index, "gate_up", layer.gate_up, x, before=self._norm(layer.ffn_norm))
+        return _project(lora, index, "down", layer.down, gate_up, before=SWIGLU, onto=x)
 
     def _mixed(
         self, index: int, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, lora: LowRank | None
     ) -> Tensor:
         """What each token gathers from those it sees, [T, heads * D]."""
         c = self.config
-        x = rms_norm(x, layer.attention_norm, c.rms_norm_eps)
-        qkv = layer.qkv(x)
-        if lora is not None:
-            qkv = lora.add(index, "qkv", x, qkv)
+        qkv = _project(lora, index, "qkv", layer.qkv, x, before=self._norm(layer.attention_norm))
         qkv = qkv.view(len(x), c.num_attention_heads + 2 * c.num_key_value_heads, c.head_dim)
         q, k, v = torch.split(qkv, [c.num_attention_heads, c.num_key_value_heads, c.num_key_value_heads], dim=1)
         if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = rms_norm(q, layer.q_norm, c.rms_norm_eps), rms_norm(k, layer.k_norm, c.rms_norm_eps)
+            q, k = apply(self._norm(layer.q_norm), q), apply(self._norm(layer.k_norm), k)
         return attend(index, rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(1)
 
-    def _feed_forward(self, index: int, layer: Layer, x: Tensor, lora: LowRank | None) -> Tensor:
-        x = rms_norm(x, layer.ffn_norm, self.config.rms_norm_eps)
-        gate_up = layer.gate_up(x)
-        if lora is not None:
-            gate_up = lora.add(index, "gate_up", x, gate_up)
-        inner = swiglu(gate_up)
-        out = layer.down(inner)
-        return out if lora is None else lora.add(index, "down", inner, out)
+    def _norm(self, weight: Tensor) -> RmsNorm:
+        return RmsNorm(weight, self.config.rms_norm_eps)
+
+
+def _project(
+    lora: LowRank | None,
+    block: int,
+    group: str,
+    linear: Linear,
+    x: Tensor,
+    *,
+    before: Operation = NOTHING,
+    onto: Tensor | None = None,
+) -> Tensor:
+    if lora is not None:
+        return lora.project(block, group, linear, x, before=before, onto=onto)
+    y = linear(apply(before, x))
+    return y if onto is None else onto + y
 
 
 def inverse_frequencies(config: DecoderConfig) -> Tensor:

@@ -21,19 +21,18 @@ SUMMED = 1024
 _ROW, _ROWS = float32[::1], float32[:, ::1]
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Normed, and 1 / rms of each row [..., 1]."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     x = x.contiguous()
-    normed, inverse = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1)
-    _rms_norm(_parts(x), *_rows(x), weight.numpy(), eps, *_rows(normed, inverse))
-    return normed, inverse
+    normed = torch.empty_like(x)
+    _rms_norm(_parts(x), *_rows(x), weight.numpy(), eps, *_rows(normed))
+    return normed
 
 
-def rms_norm_gradient(given: Tensor, x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
+def rms_norm_gradient(given: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     given, x = given.contiguous(), x.contiguous()
-    by_x = torch.empty_like(x)
-    _rms_norm_gradient(_parts(x), *_rows(given, x), weight.numpy(), *_rows(inverse, by_x))
-    return by_x
+    by_x, normed = torch.empty_like(x), torch.empty_like(x)
+    _rms_norm_gradient(_parts(x), *_rows(given, x), weight.numpy(), eps, *_rows(by_x, normed))
+    return by_x, normed
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -50,11 +49,11 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return inner
 
 
-def swiglu_gradient(given: Tensor, gate_up: Tensor) -> Tensor:
+def swiglu_gradient(given: Tensor, gate_up: Tensor) -> tuple[Tensor, Tensor]:
     given, gate_up = given.contiguous(), gate_up.contiguous()
-    by_gate_up = torch.empty_like(gate_up)
-    _swiglu_gradient(_parts(gate_up), *_rows(given, gate_up, by_gate_up))
-    return by_gate_up
+    by_gate_up, inner = torch.empty_like(gate_up), torch.empty_like(given)
+    _swiglu_gradient(_parts(gate_up), *_rows(given, gate_up, by_gate_up, inner))
+    return by_gate_up, inner
 
 
 def exponentials_(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,16 +83,16 @@ def norm_row(x, weight, eps, normed):
     return inverse
 
 
-@numba.njit(void(int64, _ROWS, _ROW, float32, _ROWS, _ROWS), cache=True, nogil=True, parallel=True)
-def _rms_norm(parts, x, weight, eps, normed, inverse):
+@numba.njit(void(int64, _ROWS, _ROW, float32, _ROWS), cache=True, nogil=True, parallel=True)
+def _rms_norm(parts, x, weight, eps, normed):
     for part in prange(parts):
         for row in range(len(x) * part // parts, len(x) * (part + 1) // parts):
-            inverse[row, 0] = norm_row(x[row], weight, eps, normed[row])
+            norm_row(x[row], weight, eps, normed[row])
 
 
-@numba.njit(void(_ROW, _ROW, _ROW, float32, _ROW), **IN_VECTORS)
-def _norm_gradient_row(given, x, weight, inverse, by_x):
-    along = float32(0)
+@numba.njit(void(_ROW, _ROW, _ROW, float32, _ROW, _ROW), **IN_VECTORS)
+def _norm_gradient_row(given, x, weight, eps, by_x, normed):
+    inverse, along = norm_row(x, weight, eps, normed), float32(0)
     for i in range(len(x)):
         along += given[i] * weight[i] * x[i]
     along *= inverse * inverse * inverse / float32(len(x))
@@ -101,11 +100,11 @@ def _norm_gradient_row(given, x, weight, inverse, by_x):
         by_x[i] = given[i] * weight[i] * inverse - x[i] * along
 
 
-@numba.njit(void(int64, _ROWS, _ROWS, _ROW, _ROWS, _ROWS), cache=True, nogil=True, parallel=True)
-def _rms_norm_gradient(parts, given, x, weight, inverse, by_x):
+@numba.njit(void(int64, _ROWS, _ROWS, _ROW, float32, _ROWS, _ROWS), cache=True, nogil=True, parallel=True)
+def _rms_norm_gradient(parts, given, x, weight, eps, by_x, normed):
     for part in prange(parts):
         for row in range(len(x) * part // parts, len(x) * (part + 1) // parts):
-            _norm_gradient_row(given[row], x[row], weight, inverse[row, 0], by_x[row])
+            _norm_gradient_row(given[row], x[row], weight, eps, by_x[row], normed[row])
 
 
 @numba.njit(void(_ROW, _ROW, _ROW, _ROW), **IN_VECTORS)
@@ -182,18 +181,20 @@ def _swiglu(parts, gate_up, inner):
             swiglu_row(gate_up[row, :width], gate_up[row, width:], inner[row])
 
 
-@numba.njit(void(_ROW, _ROW, _ROW, _ROW, _ROW), **IN_VECTORS)
-def _swiglu_gradient_row(given, gate, up, by_gate, by_up):
+@numba.njit(void(_ROW, _ROW, _ROW, _ROW, _ROW, _ROW), **IN_VECTORS)
+def _swiglu_gradient_row(given, gate, up, by_gate, by_up, inner):
     for i in range(len(given)):
         opened = float32(1) / (float32(1) + exp(-gate[i]))
+        inner[i] = gate[i] * opened * up[i]
         by_up[i] = given[i] * gate[i] * opened
         by_gate[i] = given[i] * up[i] * opened * (float32(1) + gate[i] * (float32(1) - opened))
 
 
-@numba.njit(void(int64, _ROWS, _ROWS, _ROWS), cache=True, nogil=True, parallel=True)
-def _swiglu_gradient(parts, given, gate_up, by_gate_up):
+@numba.njit(void(int64, _ROWS, _ROWS, _ROWS, _ROWS), cache=True, nogil=True, parallel=True)
+def _swiglu_gradient(parts, given, gate_up, by_gate_up, inner):
     width = given.shape[1]
     for part in prange(parts):
         for row in range(len(given) * part // parts, len(given) * (part + 1) // parts):
             gate, up = gate_up[row, :width], gate_up[row, width:]
-            _swiglu_gradient_row(given[row], gate, up, by_gate_up[row, :width], by_gate_up[row, width:])
+            by_gate, by_up = by_gate_up[row, :width], by_gate_up[row, width:]
+            _swiglu_gradient_row(given[row], gate, up, by_gate, by_up, inner[row])

@@ -17,17 +17,17 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tunery.errors import InvalidRequest
-from tunery.models.decoder import ModelConfig
+from tunery.models.decoder import DenseLinear, Linear, LowRank, ModelConfig
 from tunery.models.folders import written
 from tunery.models.layout import Layout
-from tunery.models.operations import add_low_rank
+from tunery.models.operations import Operation, adapted, add_low_rank
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 
-class Lora:
-    """One adapter, a `LowRank`: `a[group][block]` is [members * rank, in], `b[target][block]` is [out, rank]."""
+class Lora(LowRank):
+    """One adapter: `a[group][block]` is [members * rank, in], `b[target][block]` is [out, rank]."""
 
     def __init__(self, config: ModelConfig, rank: int, scale: float, tensors: dict[str, Tensor]) -> None:
         """`tensors` by PEFT name; targets that are absent add nothing until trained."""
@@ -100,6 +100,14 @@ class Lora:
         """In place: y is the base's fresh output."""
         b = [self.b[target][block] for target in self.layout.groups[group]]
         return add_low_rank(y, x, self.a[group][block], b, self.scale)
+
+    def project(  # what comes before a layer, the layer and its adapter as one operation
+        self, block: int, group: str, linear: Linear, x: Tensor, *, before: Operation, onto: Tensor | None
+    ) -> Tensor:
+        if not (torch.is_grad_enabled() and isinstance(linear, DenseLinear)):
+            return super().project(block, group, linear, x, before=before, onto=onto)
+        b = [self.b[target][block] for target in self.layout.groups[group]]
+        return adapted(x, before, (linear.weight, linear.bias), self.a[group][block], b, self.scale, onto)
 
 
 def peft_name(path: str, side: str) -> str:

@@ -3,7 +3,9 @@ automatic differentiation needs, and one pass each where compiled loops run. For
 formulas. Knows no model.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,22 +15,88 @@ from torch.autograd import Function
 from tunery.models.compiled import loops_for
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last axis, in float32 at least (arXiv 1910.07467). No gradient for the weight."""
-    normed: Tensor = _apply(_RmsNorm, x, weight, eps) if torch.is_grad_enabled() else _rms_norm(x, weight, eps)[0]
-    return normed
+class Operation(Protocol):
+    """A function of one tensor, without parameters that are trained."""
+
+    def value(self, x: Tensor) -> Tensor: ...
+
+    def gradient(self, given: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the loss by x, where `given` is that by the value; and the value again, by loops in the same pass."""
+        ...
+
+
+def apply(operation: Operation, x: Tensor) -> Tensor:
+    applied: Tensor = _apply(_Applied, x, operation) if torch.is_grad_enabled() else operation.value(x)
+    return applied
+
+
+@dataclass(frozen=True, slots=True)
+class RmsNorm:
+    """x / rms(x) * weight over the last axis, in float32 at least (arXiv 1910.07467)."""
+
+    weight: Tensor
+    eps: float
+
+    def value(self, x: Tensor) -> Tensor:
+        if loops := loops_for(x):
+            normed: Tensor = loops.rms_norm(x, self.weight, self.eps)
+            return normed
+        wide, inverse = self._inverse(x)
+        return self.weight * (wide * inverse).to(x.dtype)
+
+    def gradient(self, given: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        if loops := loops_for(x):
+            found: tuple[Tensor, Tensor] = loops.rms_norm_gradient(given, x, self.weight, self.eps)
+            return found
+        wide, inverse = self._inverse(x)
+        scaled = (given * self.weight).to(inverse.dtype)
+        along = (scaled * wide).mean(-1, keepdim=True).mul_(inverse.pow(3))
+        by_x = scaled.mul_(inverse).addcmul_(wide, along, value=-1).to(self.weight.dtype)
+        return by_x, self.weight * (wide * inverse).to(x.dtype)
+
+    def _inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x as it is computed with, and 1 / rms of each row [..., 1]."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return wide, torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+
+
+class SwiGlu:
+    """[T, 2 * inner] -> silu(first half) * second half, [T, inner] (arXiv 2002.05202)."""
+
+    def value(self, gate_up: Tensor) -> Tensor:
+        if loops := loops_for(gate_up):
+            inner: Tensor = loops.swiglu(gate_up)
+            return inner
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    def gradient(self, given: Tensor, gate_up: Tensor) -> tuple[Tensor, Tensor]:
+        if loops := loops_for(gate_up):
+            found: tuple[Tensor, Tensor] = loops.swiglu_gradient(given, gate_up)
+            return found
+        gate, up = gate_up.chunk(2, dim=-1)
+        by_gate_up = torch.empty_like(gate_up)
+        by_gate, by_up = by_gate_up.chunk(2, dim=-1)
+        opened = F.silu(gate)
+        torch.mul(given, opened, out=by_up)
+        by_gate.copy_(torch.ops.aten.silu_backward(given * up, gate))
+        return by_gate_up, opened.mul_(up)
+
+
+class Nothing:
+    """x itself."""
+
+    def value(self, x: Tensor) -> Tensor:
+        return x
+
+    def gradient(self, given: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return given, x
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions, the half-split layout (arXiv 2104.09864); x [T, heads, D], cos and sin [T, 1, D / 2]."""
     rotated: Tensor = _apply(_Rotate, x, cos, sin) if torch.is_grad_enabled() else _rotate(x, cos, sin)
     return rotated
-
-
-def swiglu(gate_up: Tensor) -> Tensor:
-    """[T, 2 * inner] -> silu(first half) * second half, [T, inner] (arXiv 2002.05202)."""
-    inner: Tensor = _apply(_SwiGlu, gate_up) if torch.is_grad_enabled() else _swiglu(gate_up)
-    return inner
 
 
 def add_low_rank(y: Tensor, x: Tensor, a: Tensor, b: list[Tensor], scale: float) -> Tensor:
@@ -38,6 +106,23 @@ def add_low_rank(y: Tensor, x: Tensor, a: Tensor, b: list[Tensor], scale: float)
     """
     added: Tensor = _apply(_AddLowRank, y, x, a, scale, *b)
     return added
+
+
+def adapted(
+    x: Tensor,
+    before: Operation,
+    frozen: tuple[Tensor, Tensor | None],
+    a: Tensor,
+    b: list[Tensor],
+    scale: float,
+    onto: Tensor | None,
+) -> Tensor:
+    """h @ W.T + bias + scale * h @ A.T @ B.T + onto, where h = before(x) isn't kept but computed again.
+
+    frozen: W [sum of out, in] and bias; a and b as in `add_low_rank`; onto [T, sum of out].
+    """
+    y: Tensor = _apply(_Adapted, x, onto, before, frozen, a, scale, *b)
+    return y
 
 
 def exponentials_(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,15 +139,6 @@ def _apply(function: type[Function], *arguments: Any) -> Any:
     return function.apply(*arguments)  # type: ignore[no-untyped-call]
 
 
-def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    if loops := loops_for(x):
-        found: tuple[Tensor, Tensor] = loops.rms_norm(x, weight, eps)
-        return found
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return weight * (wide * inverse).to(x.dtype), inverse
-
-
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if loops := loops_for(x):
         rotated: Tensor = loops.rotate(x, cos, sin)
@@ -71,30 +147,16 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def _swiglu(gate_up: Tensor) -> Tensor:
-    if loops := loops_for(gate_up):
-        inner: Tensor = loops.swiglu(gate_up)
-        return inner
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate).mul_(up)
-
-
-class _RmsNorm(Function):
+class _Applied(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        normed, inverse = _rms_norm(x, weight, eps)
-        ctx.save_for_backward(x, weight, inverse)
-        return normed
+    def forward(ctx: Any, x: Tensor, operation: Operation) -> Tensor:
+        ctx.operation = operation
+        ctx.save_for_backward(x)
+        return operation.value(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        x, weight, inverse = ctx.saved_tensors
-        if loops := loops_for(x):
-            return loops.rms_norm_gradient(gradients[0], x, weight, inverse), None, None
-        x = x.to(inverse.dtype)
-        scaled = (gradients[0] * weight).to(inverse.dtype)
-        along = (scaled * x).mean(-1, keepdim=True).mul_(inverse.pow(3))
-        return scaled.mul_(inverse).addcmul_(x, along, value=-1).to(weight.dtype), None, None
+        return ctx.operation.gradient(gradients[0], *ctx.saved_tensors)[0], None
 
 
 class _Rotate(Function):
@@ -109,31 +171,10 @@ class _Rotate(Function):
         return _rotate(gradients[0], cos, -sin), None, None
 
 
-class _SwiGlu(Function):
-    @staticmethod
-    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up)
-        return _swiglu(gate_up)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        (gate_up,) = ctx.saved_tensors
-        if loops := loops_for(gate_up):
-            return loops.swiglu_gradient(gradients[0], gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        gradient = torch.empty_like(gate_up)
-        by_gate, by_up = gradient.chunk(2, dim=-1)
-        torch.mul(gradients[0], F.silu(gate), out=by_up)
-        by_gate.copy_(torch.ops.aten.silu_backward(gradients[0] * up, gate))
-        return gradient
-
-
 class _AddLowRank(Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, scale: float, *b: Tensor) -> Tensor:
-        low = (x @ a.T).mul_(scale)
-        for part, narrow, each in _side_by_side(y, low, b):
-            part.addmm_(narrow, each.T)
+        low = _add_low_rank(y, x, a, b, scale)
         ctx.mark_dirty(y)
         ctx.scale = scale
         ctx.save_for_backward(x, low, a, *b)
@@ -142,16 +183,59 @@ class _AddLowRank(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         x, low, a, *b = ctx.saved_tensors
-        by_y = gradients[0]
-        by_low = torch.empty_like(low)
-        by_b = []
-        for (part, narrow, each), into in zip(
-            _side_by_side(by_y, low, b), torch.split(by_low, b[0].shape[1], dim=-1), strict=True
-        ):
-            by_b.append((narrow.T @ part).T)  # this way round is twice as fast
-            torch.mm(part, each, out=into)
-        by_low.mul_(ctx.scale)
-        return by_y, by_low @ a, by_low.T @ x, None, *by_b
+        by_low, by_b = _through_b(gradients[0], low, b, ctx.scale)
+        return gradients[0], by_low @ a, by_low.T @ x, None, *by_b
+
+
+class _Adapted(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        onto: Tensor | None,
+        before: Operation,
+        frozen: tuple[Tensor, Tensor | None],
+        a: Tensor,
+        scale: float,
+        *b: Tensor,
+    ) -> Tensor:
+        h = before.value(x)
+        y = F.linear(h, *frozen)
+        low = _add_low_rank(y, h, a, b, scale)
+        ctx.before, ctx.weight, ctx.scale = before, frozen[0], scale
+        ctx.save_for_backward(x, low, a, *b)
+        return y if onto is None else y.add_(onto)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        x, low, a, *b = ctx.saved_tensors
+        given = gradients[0].contiguous()
+        by_low, by_b = _through_b(given, low, b, ctx.scale)
+        if ctx.needs_input_grad[0]:
+            by_x, h = ctx.before.gradient((given @ ctx.weight).addmm_(by_low, a), x)
+        else:
+            by_x, h = None, ctx.before.value(x)
+        return by_x, given if ctx.needs_input_grad[1] else None, None, None, by_low.T @ h, None, *by_b
+
+
+def _add_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Sequence[Tensor], scale: float) -> Tensor:
+    """`add_low_rank`; returns scale * x @ A.T."""
+    low = (x @ a.T).mul_(scale)
+    for part, narrow, each in _side_by_side(y, low, b):
+        part.addmm_(narrow, each.T)
+    return low
+
+
+def _through_b(by_y: Tensor, low: Tensor, b: Sequence[Tensor], scale: float) -> tuple[Tensor, list[Tensor]]:
+    """Gradients by x @ A.T and by each B."""
+    by_low = torch.empty_like(low)
+    by_b = []
+    for (part, narrow, each), into in zip(
+        _side_by_side(by_y, low, b), torch.split(by_low, b[0].shape[1], dim=-1), strict=True
+    ):
+        by_b.append((narrow.T @ part).T)  # this way round is twice as fast
+        torch.mm(part, each, out=into)
+    return by_low.mul_(scale), by_b
 
 
 def _side_by_side(y: Tensor, low: Tensor, b: Any) -> Any:

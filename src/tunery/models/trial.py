@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tunery.errors import InvalidRequest
-from tunery.models.decoder import Model
+from tunery.models.decoder import LowRank, Model
 
 _LENGTH = 16
 _BRANCH = 8
@@ -87,8 +87,8 @@ class _Seen:
         return sizes.pop()
 
 
-class _Counts:
-    """The `LowRank` of the tree: adds nothing, and counts."""
+class _Counts(LowRank):
+    """Adds nothing, and counts."""
 
     def __init__(self, num_rows: int) -> None:
         self._num_rows = num_rows

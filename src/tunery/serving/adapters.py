@@ -18,7 +18,7 @@ from torch import Tensor
 from tunery.errors import EngineUnavailable
 from tunery.messages import Adapter
 from tunery.models import lora
-from tunery.models.decoder import ModelConfig
+from tunery.models.decoder import LowRank, ModelConfig
 from tunery.models.layout import Layout
 from tunery.models.lora import Lora
 
@@ -56,7 +56,7 @@ Span = tuple[ServedAdapter, int, int]
 """An adapter, its first row and the row after its last; rows in no span are the base's."""
 
 
-class BatchLora:
+class BatchLora(LowRank):
     """The `LowRank` of one step: each row gets its own adapter's term.
 
     Long spans are products of matrices; the rows of all others are one pass of a compiled loop, where there is one.

@@ -17,11 +17,10 @@ from tunery.messages import Failed, Planned, PlanOrder, Report, TrainingOrder
 
 COMPUTING = (
     *parent.HARDLY_SPINNING,
-    "GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.top_pad=67108864"
-    ":glibc.malloc.trim_threshold=17179869184:glibc.malloc.mmap_threshold=17179869184",
+    "GLIBC_TUNABLES=glibc.malloc.trim_threshold=17179869184:glibc.malloc.mmap_threshold=17179869184",
 )
-"""Put before a trainer's command: what a step frees is kept for the next, in large pages, instead of being given back
-and asked for again page by page (docs/log.md). Other C libraries take no notice.
+"""Put before a trainer's command: what a step frees is kept for the next, instead of being given back and asked for
+again page by page (docs/log.md). Other C libraries take no notice.
 """
 AnswerT = TypeVar("AnswerT")
 STOP_SECONDS = 5.0

@@ -51,20 +51,25 @@ def train(order: TrainingOrder, pause_wanted: Callable[[], bool]) -> Iterator[Re
     """
     for leftover in Path(order.directory).glob(".*-*-*"):
         shutil.rmtree(leftover)  # half-written by a process that was killed
-    tokenizer = Tokenizer.load(order.base.directory)
-    found = data.read(order, tokenizer)
+    found, probe_ids = _read(order)
     yield from found.notes
-    run = _Run(order, found, tokenizer)
+    run = _Run(order, found, probe_ids)
     yield run.prepared()
     yield from run.steps(pause_wanted)
 
 
+def _read(order: TrainingOrder) -> tuple[data.Data, list[int]]:
+    """Examples and the probe's prompt. The tokenizer, 45 MiB, is gone before the weights come."""
+    tokenizer = Tokenizer.load(order.base.directory)
+    return data.read(order, tokenizer), probe.prompt(tokenizer)
+
+
 class _Run:
-    def __init__(self, order: TrainingOrder, found: data.Data, tokenizer: Tokenizer) -> None:
+    def __init__(self, order: TrainingOrder, found: data.Data, probe_ids: list[int]) -> None:
         self._order, self._directory = order, Path(order.directory)
         self._training, self._validation = found.training, found.validation
         self._schedule = schedule_of(order, found)
-        self._probe_ids = probe.prompt(tokenizer)
+        self._probe_ids = probe_ids
         earlier = None if order.resume_from is None else read_state(Path(order.resume_from), fingerprint(order))
         self._plan = plan(
             order,

@@ -26,13 +26,15 @@ TRANSFORMERS_BYTES = 150 * 1024**2
 """What comes on top where transformers' code runs the model."""
 HEAD_COPIES = 2
 """Of a part's logits at once: themselves, in whose place all else is computed, and what the product needs."""
-RECOMPUTING = 7
+PASSING = 2
+"""Of what one block keeps: what is there at once where nothing is kept."""
+RECOMPUTING = 11
 """Of what one block keeps: itself, the gradients on the way through it, what is computed in between, and the gaps that
 trees of thousands of nodes leave (measured)."""
 ADAPTER_COPIES = 8
 """Values, gradient, two moments; and as much again while they are written to disk."""
-MARGIN = 1.05
-"""The allocator's gaps."""
+MARGIN = 1.15
+"""The allocator's gaps, and the gradients on their way (measured)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def peak_bytes(sizes: Sizes, trees: Trees, *, data_bytes: int, device: str) -> i
     hidden, layers = config.hidden_size * BYTES, config.num_hidden_layers
     kept = trees.kept * (layers * _block_bytes(sizes, trees.kept, device) + hidden)
     recomputed = trees.recomputed * (layers * hidden + RECOMPUTING * _block_bytes(sizes, trees.recomputed, device))
-    evaluated = trees.evaluated * _block_bytes(sizes, trees.evaluated, device)
+    evaluated = trees.evaluated * PASSING * _block_bytes(sizes, trees.evaluated, device)
     head = min(trees.loss_rows, HEAD_ROWS) * config.vocab_size * BYTES * HEAD_COPIES
     fixed = (sizes.weights + ADAPTER_COPIES * sizes.adapter) * BYTES
     work = MARGIN * (max(kept, recomputed, evaluated) + head)
@@ -108,14 +110,17 @@ def peak_bytes(sizes: Sizes, trees: Trees, *, data_bytes: int, device: str) -> i
 
 
 def _block_bytes(sizes: Sizes, nodes: int, device: str) -> float:
-    """Kept by one block for the backward pass, a node: what each operation of decoder.py saves."""
+    """Kept by one block for the backward pass, a node: what each operation of decoder.py saves.
+
+    Our own decoder works norms and SwiGLU out again, transformers' code keeps them.
+    """
     config, rank = sizes.config, sizes.rank
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     columns = 1 if loops_run(device, torch.float32) else min(nodes, nodes / 2 + STRETCH, KEPT_COLUMNS)
-    norms = 4 * config.hidden_size
+    norms = (4 if sizes.wrapped else 2) * config.hidden_size
     projections = (queries + 2 * keys) + 2 * queries
     attention = columns * config.num_attention_heads
-    feed_forward = 3 * config.intermediate_size
+    feed_forward = (3 if sizes.wrapped else 2) * config.intermediate_size
     low_rank = rank * sum(len(members) for members in GROUPS.values())
     return BYTES * (norms + projections + attention + feed_forward + low_rank)
 
