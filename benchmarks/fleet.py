@@ -107,7 +107,7 @@ def measure(many: Service, few: Service, options: argparse.Namespace) -> None:
         print(f"{options.deployments} deployments: the service answers {started:.2f} s after its start")
         first = asyncio.run(many.ask("d0000", _body("x", 1)))
         print(f"first answer of all, the base is loaded for it: {first.seconds:.1f} s, status {first.status}")
-        _listings(many)
+        _listings(many, options.deployments)
         with serving(few):
             _first_tokens(many, options.deployments)
             _active_sets(many, few, options)
@@ -119,10 +119,10 @@ def _listed(service: Service) -> list[Any]:
     return found
 
 
-def _listings(service: Service) -> None:
+def _listings(service: Service, count: int) -> None:
     calls: dict[str, Callable[[], Any]] = {
         "all deployments (ARM)": lambda: _listed(service),
-        "one deployment (ARM)": lambda: service.arm("GET", "/deployments/d0500"),
+        "one deployment (ARM)": lambda: service.arm("GET", f"/deployments/d{count // 2:04}"),
         "all models": lambda: service.http("GET", "/openai/models?api-version=2024-10-21"),
     }
     for name, call in calls.items():
