@@ -10,7 +10,7 @@ from tunery.models.tiles import ROWS
 from tunery.serving import forward
 from tunery.serving.adapters import BatchLora, members_of
 from tunery.serving.cache import BlockTable, KVCache
-from tunery.serving.kernels import groups_of
+from tunery.serving.kernels import LOOKING_TOGETHER, groups_of
 from tunery.serving.products import PanelLinear
 
 
@@ -48,7 +48,8 @@ class CompiledBlocks:
         x = self._decoder.embedding[token_ids]
         cos, sin = (side.squeeze(1).numpy() for side in self._decoder.rotary(positions))
         slots, tables, lengths = _places(cache, chunks)
-        batch = forward.Batch(cos, sin, slots, tables, lengths, cache.keys.numpy(), cache.values.numpy())
+        keys, values = cache.keys.numpy(), cache.values.numpy()
+        batch = forward.Batch(cos, sin, slots, _starts(chunks), tables, lengths, keys, values)
         adapters = self._adapters(len(x), lora)
         forward.run(x.numpy(), self._blocks, batch, adapters, _room(len(x), self._config))
         return x
@@ -77,6 +78,16 @@ def _places(
     for row, (table, _) in enumerate(rows):
         tables[row, : len(table.blocks)] = table.blocks
     return np.array(slots), tables, np.array([place + 1 for _, place in rows])
+
+
+def _starts(chunks: Sequence[tuple[BlockTable, int]]) -> forward.Places:
+    """See `forward.Batch`; as many neighbours as there may be."""
+    starts: list[int] = []
+    row = 0
+    for _, count in chunks:
+        starts += range(row, row + count, LOOKING_TOGETHER)
+        row += count
+    return np.array([*starts, row])
 
 
 def _room(rows: int, config: DecoderConfig) -> forward.Room:

@@ -49,6 +49,8 @@ class Batch(NamedTuple):
     sin: Floats
     slots: Places
     """[T]: where their keys and values go in a layer's [slots, Hkv, D]"""
+    starts: Places
+    """Where neighbours of one sequence begin that look at its cache together, and where the last ones end"""
     tables: Places
     """[T, N]: the blocks of their sequences"""
     lengths: Places
@@ -87,7 +89,7 @@ _FLOATS, _PLACES = np.empty((1, 1), np.float32), np.empty(1, np.int64)
 _TABLE, _TABLES = np.empty((1, 1), np.int64), np.empty((1, 1, 1), np.int64)
 _BLOCKS = numba.typeof(Blocks(_TABLES, _TABLE, 1, 1, 1, 1e-5))
 _CACHE = np.empty((1,) * 5, np.float32)
-_BATCH = numba.typeof(Batch(_FLOATS, _FLOATS, _PLACES, _TABLE, _PLACES, _CACHE, _CACHE))
+_BATCH = numba.typeof(Batch(_FLOATS, _FLOATS, _PLACES, _PLACES, _TABLE, _PLACES, _CACHE, _CACHE))
 _ADAPTERS = numba.typeof(Adapters(_PLACES, _PLACES, np.empty((1, 1, 1, 1), np.int64), _TABLE))
 _ROOM = numba.typeof(Room(*[_FLOATS] * 6))
 _STEP = (float32[:, ::1], _BLOCKS, _BATCH, _ADAPTERS, _ROOM)
@@ -191,7 +193,7 @@ def run(x, blocks, batch, adapters, room):
         matrices, keys, values = blocks.matrices[layer], batch.keys[layer], batch.values[layer]
         _multiply(room.normed, matrices[QKV], room.qkv)
         _between(AFTER_QKV, layer, x, blocks, batch, adapters, room)
-        attend_rows(q, keys, values, batch.tables, batch.lengths, EVERY, mixed)
+        attend_rows(q, keys, values, batch.starts, batch.tables, batch.lengths, EVERY, mixed)
         _multiply(room.mixed, matrices[MIXED], room.out)
         _between(AFTER_O, layer, x, blocks, batch, adapters, room)
         _multiply(room.normed, matrices[GATE_UP], room.gate_up)

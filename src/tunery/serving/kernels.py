@@ -23,6 +23,8 @@ FEW_TOGETHER = 4
 """Rows that share what is fetched of their adapter where there are too few for two threads of STRIP_ROWS each."""
 
 
+LOOKING_TOGETHER = 16
+"""Neighbouring tokens of a sequence that share what is fetched of its cache."""
 _CACHE = (float32[:, :, :, ::1], float32[:, :, :, ::1])
 """Keys [blocks, Hkv, D, BLOCK_SIZE] and values [blocks, BLOCK_SIZE, Hkv, D] of a layer."""
 
@@ -43,7 +45,8 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, tables: Places, lengths: Pla
     tables[B, N] holds the blocks of each sequence, lengths[B] its tokens; each sees the last `window` of them.
     """
     out = torch.empty(q.shape)
-    attend_rows(q.numpy(), keys.numpy(), values.numpy(), tables, lengths, window, out.numpy())
+    each = np.arange(len(q) + 1)
+    attend_rows(q.numpy(), keys.numpy(), values.numpy(), each, tables, lengths, window, out.numpy())
     return out
 
 
@@ -93,48 +96,57 @@ def _softmax(scores, scale):
         scores[i] /= total
 
 
-ATTEND = (float32[:, :, :], *_CACHE, int64[:, ::1], int64[::1], int64, float32[:, :, ::1])
+ATTEND = (float32[:, :, :], *_CACHE, int64[::1], int64[:, ::1], int64[::1], int64, float32[:, :, ::1])
 
 
 @numba.njit(void(int64, *ATTEND), cache=True, nogil=True)
-def _attend_head(head, q, keys, values, tables, lengths, window, out):
-    """Of all sequences' key heads one, for the query heads that share it; these come one after another."""
+def _attend_head(task, q, keys, values, starts, tables, lengths, window, out):
+    """One key head of some neighbouring tokens of a sequence, for the query heads that share it."""
     _, kv_heads, dim, block_size = keys.shape
     shared = q.shape[1] // kv_heads
-    row, kv_head = head // kv_heads, head % kv_heads
-    first = max(0, lengths[row] - window) // block_size
-    begin, end = max(0, lengths[row] - window) - first * block_size, lengths[row] - first * block_size
-    blocks = tables[row, first : first + -(-end // block_size)]
-    width = len(blocks) * block_size
-    weights = np.empty((shared, width), dtype=np.float32)
-    asked = (q[row, kv_head * shared :].ctypes.data, q.strides[1] // FLOAT_BYTES, q.strides[2] // FLOAT_BYTES)
+    group, kv_head = task // kv_heads, task % kv_heads
+    begin, end, head = starts[group], starts[group + 1], kv_head * shared
+    lowest, longest = max(0, lengths[begin] - window), lengths[end - 1]
+    first = lowest // block_size
+    blocks = tables[begin, first : -(-longest // block_size)]
+    count, width = (end - begin) * shared, len(blocks) * block_size
+    asked, mixed = np.empty((count, dim), np.float32), np.empty((count, dim), np.float32)
+    weights = np.empty((count, width), np.float32)
+    for one in range(count):
+        asked[one] = q[begin + one // shared, head + one % shared]
     for place, block in enumerate(blocks):
         scores = (weights[:, place * block_size :].ctypes.data, width)
-        multiply(shared, asked, dim, (keys[block, kv_head].ctypes.data, block_size), block_size, scores, 0)
-    for one in range(shared):
-        _softmax(weights[one, begin:end], float32(1) / np.sqrt(float32(dim)))
-    mixed = (out[row, kv_head * shared :].ctypes.data, dim)
+        its_keys = (keys[block, kv_head].ctypes.data, block_size)
+        multiply(count, (asked.ctypes.data, dim, 1), dim, its_keys, block_size, scores, 0)
+    for one in range(count):
+        until = lengths[begin + one // shared] - first * block_size
+        since = max(0, until - window)
+        _softmax(weights[one, since:until], float32(1) / np.sqrt(float32(dim)))
+        weights[one, :since] = 0
+        weights[one, until:] = 0
     for place, block in enumerate(blocks):
-        start = begin if place == 0 else 0
-        count = min(block_size, end - place * block_size) - start
+        start = lowest - first * block_size if place == 0 else 0
+        seen = min(block_size, longest - (first + place) * block_size) - start
         shares = (weights[:, place * block_size + start :].ctypes.data, width, 1)
         its_values = (values[block, start, kv_head:].ctypes.data, kv_heads * dim)
-        multiply(shared, shares, count, its_values, dim, mixed, place)
+        multiply(count, shares, seen, its_values, dim, (mixed.ctypes.data, dim), place)
+    for one in range(count):
+        out[begin + one // shared, head + one % shared] = mixed[one]
 
 
 @numba.njit(void(*ATTEND), cache=True, nogil=True, parallel=True)
-def _attend_together(q, keys, values, tables, lengths, window, out):
-    for head in prange(len(q) * keys.shape[1]):
-        _attend_head(head, q, keys, values, tables, lengths, window, out)
+def _attend_together(q, keys, values, starts, tables, lengths, window, out):
+    for task in prange((len(starts) - 1) * keys.shape[1]):
+        _attend_head(task, q, keys, values, starts, tables, lengths, window, out)
 
 
 @numba.njit(void(*ATTEND), cache=True, nogil=True)
-def attend_rows(q, keys, values, tables, lengths, window, out):
+def attend_rows(q, keys, values, starts, tables, lengths, window, out):
     if lengths.sum() > FEW_TOKENS:
-        _attend_together(q, keys, values, tables, lengths, window, out)
+        _attend_together(q, keys, values, starts, tables, lengths, window, out)
     else:
-        for head in range(len(q) * keys.shape[1]):
-            _attend_head(head, q, keys, values, tables, lengths, window, out)
+        for task in range((len(starts) - 1) * keys.shape[1]):
+            _attend_head(task, q, keys, values, starts, tables, lengths, window, out)
 
 
 ADD_LOW_RANK = (float32[:, ::1], float32[:, ::1], int64[::1], int64[:, ::1], int64[::1])

@@ -12,9 +12,6 @@ from tunery.serving.adapters import BatchLora, ServedAdapter
 from tunery.serving.cache import BatchAttention, BlockTable, KVCache
 from tunery.serving.compiled import blocks_for
 
-MOST_LOOKED_AT = 8192
-"""Tokens that those of longer pieces see, added up; beyond it products of matrices are worth their many calls."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
@@ -32,7 +29,7 @@ class Span:
 
 
 class Runner:
-    """Of one decoder; steps of few rows are one compiled call where there is one."""
+    """Of one decoder; a step is one compiled call where there is one."""
 
     def __init__(self, decoder: Model) -> None:
         self.decoder = decoder
@@ -62,8 +59,7 @@ class Runner:
         chunks: list[tuple[BlockTable, int]],
         lora: BatchLora | None,
     ) -> Tensor:
-        looked_at = sum(count * table.length for table, count in chunks if count > self.cheap_rows)
-        if self._blocks and looked_at <= MOST_LOOKED_AT:
+        if self._blocks:
             return self._blocks.hidden(tokens, positions, cache, chunks, lora)
         return self.decoder.hidden(tokens, positions, BatchAttention(cache, chunks), lora)
 
