@@ -101,9 +101,10 @@ class Lora(LowRank):
         b = [self.b[target][block] for target in self.layout.groups[group]]
         return add_low_rank(y, x, self.a[group][block], b, self.scale)
 
-    def project(  # what comes before a layer, the layer and its adapter as one operation
+    def project(
         self, block: int, group: str, linear: Linear, x: Tensor, *, before: Operation, onto: Tensor | None
     ) -> Tensor:
+        """Where it is trained, what comes before the layer, the layer and the adapter are one operation."""
         if not (torch.is_grad_enabled() and isinstance(linear, DenseLinear)):
             return super().project(block, group, linear, x, before=before, onto=onto)
         b = [self.b[target][block] for target in self.layout.groups[group]]
