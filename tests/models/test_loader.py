@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.models.tiny import write_base
 from tunery.errors import InvalidRequest
@@ -87,6 +88,24 @@ def test_device_and_dtype_are_the_callers(tmp_path: Path) -> None:
     write_base(tmp_path)
     decoder = load(tmp_path, "cpu", torch.float64)
     assert (decoder.device, decoder.dtype) == (torch.device("cpu"), torch.float64)
+
+
+def test_mkl_looks_at_the_processor_while_one_thread_computes(tmp_path: Path) -> None:
+    """Before any tensor of more than one number is computed with; two threads at once get functions of low accuracy."""
+    write_base(tmp_path)
+    sizes = []
+
+    class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in (torch.ops.aten.exp.default, torch.ops.aten.cos.default, torch.ops.aten.log.default):
+                sizes.append(args[0].numel())
+            return func(*args, **(kwargs or {}))
+
+    with Watching():  # type: ignore[no-untyped-call]
+        decoder = load(tmp_path)
+        decoder.hidden(torch.arange(5), torch.arange(5), attend_causally)
+    assert sizes[0] == 1
+    assert len(sizes) > 1
 
 
 def test_a_base_that_is_not_there_at_all_says_how_to_get_it(tmp_path: Path) -> None:

@@ -68,11 +68,21 @@ def load(
     """
     folder = Path(directory)
     require(folder)
+    _choose_mkl_functions()
     if is_ours(folder):
         weights = _Weights(folder, torch.device(device), dtype)
         return _decoder(weights, linear, streamed=streamed)
     _shards(folder)
     return wrapping.load(folder, torch.device(device), dtype)
+
+
+def _choose_mkl_functions() -> None:
+    """Has MKL look at the processor while one thread computes.
+
+    It does so in a process's first cos, exp or log, and on Intel's processors a second thread that comes in between is
+    given functions of low accuracy: a relative error of 1e-4 in half of the rows (docs/log.md).
+    """
+    torch.ones(1).exp()
 
 
 def _decoder(weights: "_Weights", linear: MakeLinear, *, streamed: bool) -> Decoder:
