@@ -8,7 +8,7 @@ from torch import Tensor
 from tunery.models.decoder import DenseLinear
 from tunery.models.tiles import GROUP, PANEL
 from tunery.serving.compiled import linear_for
-from tunery.serving.products import LARGEST, ROWS_AT_ONCE, PanelLinear, QuantizedPanelLinear
+from tunery.serving.products import INPUTS_AT_ONCE, LARGEST, ROWS_AT_ONCE, PanelLinear, QuantizedPanelLinear
 
 SIZES = st.integers(1, 2 * PANEL + 1)
 
@@ -19,6 +19,16 @@ def test_a_layer_of_panels_is_the_linear_layer(rows: int, inputs: int, outputs: 
     weight, bias = torch.randn(outputs, inputs), torch.randn(outputs) if biased else None
     x = torch.randn(rows, inputs)
     torch.testing.assert_close(PanelLinear(weight, bias)(x), F.linear(x, weight, bias), atol=1e-4, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(rows=st.integers(1, 2 * ROWS_AT_ONCE + 1), inputs=st.integers(1, 4 * INPUTS_AT_ONCE), outputs=SIZES)
+def test_a_row_has_the_same_bits_alone_as_among_others(rows: int, inputs: int, outputs: int) -> None:
+    weight, x = torch.randn(outputs, inputs), torch.randn(rows, inputs)
+    layer = PanelLinear(weight)
+    together = layer(x)
+    torch.testing.assert_close(together, F.linear(x, weight), atol=1e-3, rtol=1e-4)
+    assert torch.equal(torch.cat([layer(row[None]) for row in x]), together)
 
 
 @settings(deadline=None, max_examples=60)

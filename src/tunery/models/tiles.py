@@ -104,58 +104,62 @@ def _store(builder, sums, y, outputs):
             builder.store(builder.load(total), _vector_at(builder, place), align=FLOAT_BYTES)
 
 
-def _emit_tile(builder, rows, x, inputs, panel, y, outputs, ahead):
-    weights, bias, _ = panel
-    sums = _new_sums(builder, rows, VECTORS, bias, _INT(0))
-    _emit_sums(builder, sums, (x, inputs, _INT(1)), (weights, _INT(PANEL)), inputs, _load_floats, ahead)
-    _store(builder, sums, y, outputs)
+def _emit_tile(builder, rows, x, count, panel, begin, y, ahead):
+    """Twice: what fetches nothing is a tenth faster without the instructions (docs/log.md)."""
+    weights, _ = panel
+    with builder.if_else(builder.icmp_signed("==", ahead[1], _INT(0))) as (alone, fetching):
+        for branch, what in ((alone, None), (fetching, ahead)):
+            with branch:
+                sums = _new_sums(builder, rows, VECTORS, *begin)
+                _emit_sums(builder, sums, (*x, _INT(1)), (weights, _INT(PANEL)), count, _load_floats, what)
+                _store(builder, sums, *y)
 
 
-def _emit_quantized_tile(builder, rows, x, inputs, panel, y, outputs, _ahead):
+def _emit_quantized_tile(builder, rows, x, count, panel, begin, y, _ahead):
     """Its arithmetic takes longer than reading: it fetches nothing."""
-    weights, bias, scales = panel
-    sums = _new_sums(builder, rows, VECTORS, bias, _INT(0))
+    weights, scales = panel
+    sums = _new_sums(builder, rows, VECTORS, *begin)
     zero = ir.Constant(_VECTOR, [0.0] * LANES)
     parts = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(VECTORS)] for _ in range(rows)]
-    groups = builder.sdiv(builder.add(inputs, _INT(GROUP - 1)), _INT(GROUP))
+    groups = builder.sdiv(builder.add(count, _INT(GROUP - 1)), _INT(GROUP))
     with cgutils.for_range(builder, groups) as loop:
         for part in (part for row in parts for part in row):
             builder.store(zero, part)
         start = builder.mul(loop.index, _INT(GROUP))
-        left = builder.sub(inputs, start)
-        count = builder.select(builder.icmp_signed("<", left, _INT(GROUP)), left, _INT(GROUP))
+        left = builder.sub(count, start)
+        some = builder.select(builder.icmp_signed("<", left, _INT(GROUP)), left, _INT(GROUP))
         at_weights = builder.add(weights, builder.mul(start, _INT(PANEL)))
-        at_x = (_offset(builder, x, start), inputs, _INT(1))
-        _emit_sums(builder, parts, at_x, (at_weights, _INT(PANEL)), count, _load_bytes)
+        at_x = (_offset(builder, x[0], start), x[1], _INT(1))
+        _emit_sums(builder, parts, at_x, (at_weights, _INT(PANEL)), some, _load_bytes)
         line = builder.mul(loop.index, _INT(PANEL))
         steps = [_load_floats(builder, scales, builder.add(line, _INT(LANES * v))) for v in range(VECTORS)]
         for totals, of_group in zip(sums, parts, strict=True):
             for total, part, step in zip(totals, of_group, steps, strict=True):
                 _add_product(builder, total, builder.load(part), step)
-    _store(builder, sums, y, outputs)
+    _store(builder, sums, *y)
 
 
 def _tile(emit):
     @intrinsic
-    def tile(_context, rows, x, inputs, panel, y, outputs, ahead):
+    def tile(_context, rows, x, count, panel, begin, y, ahead):
         def generate(context, builder, _signature, arguments):
-            rows, x, inputs, panel, y, outputs, ahead = arguments
-            addresses, ahead = cgutils.unpack_tuple(builder, panel), cgutils.unpack_tuple(builder, ahead)
-            for count in range(1, ROWS + 1):
-                with builder.if_then(builder.icmp_signed("==", rows, _INT(count))):
-                    emit(builder, count, x, inputs, addresses, y, outputs, ahead)
+            rows, x, count, *places = arguments
+            x, *places = (cgutils.unpack_tuple(builder, each) for each in (x, *places))
+            for number in range(1, ROWS + 1):
+                with builder.if_then(builder.icmp_signed("==", rows, _INT(number))):
+                    emit(builder, number, x, count, *places)
             return context.get_dummy_value()
 
-        return void(int64, int64, int64, _ADDRESSES, int64, int64, _PLACE), generate
+        return void(int64, _PLACE, int64, _PLACE, _PLACE, _PLACE, _PLACE), generate
 
     return tile
 
 
 float_tile, quantized_tile = _tile(_emit_tile), _tile(_emit_quantized_tile)
-"""(rows, x, inputs, panel, y, outputs, ahead): y[rows, PANEL] = x[rows, inputs] @ panel + bias[PANEL], rows up to ROWS.
+"""(rows, x, count, panel, begin, y, ahead): y[rows, PANEL] = begin + x[rows, count] @ panel, rows up to ROWS.
 
-x and y are addresses, y's rows `outputs` apart; `panel` holds the addresses of weights, bias and scales; `ahead` is an
-address from which the float tile fetches memory meanwhile, and how many bytes for each vector of weights.
+x, begin and y are an address and how far rows lie apart; `panel` holds the addresses of weights and scales; `ahead` is
+an address from which the float tile fetches memory meanwhile, and how many bytes for each vector of weights.
 """
 
 
@@ -192,19 +196,19 @@ def multiply(rows, x, count, weights, width, y, added):
     weights and y are an address and how far rows lie apart; x is that and how far its columns do.
     """
     zeros = np.zeros(STRIP, dtype=np.float32)
-    first = 0
+    tiles, first = -(-rows // STRIP_ROWS), 0
     while width - first >= LANES:
         strip = STRIP if width - first >= STRIP else LANES
         at_weights = (weights[0] + FLOAT_BYTES * first, weights[1])
-        for start in range(0, rows, STRIP_ROWS):
+        for tile in range(tiles):
+            start, end = rows * tile // tiles, rows * (tile + 1) // tiles
             at_x = (x[0] + FLOAT_BYTES * start * x[1], x[1], x[2])
             at_y = (y[0] + FLOAT_BYTES * (start * y[1] + first), y[1])
             begin = at_y if added else (zeros.ctypes.data, 0)
-            some = min(STRIP_ROWS, rows - start)
             if strip == STRIP:
-                _wide_tile(some, at_x, count, at_weights, begin, at_y)
+                _wide_tile(end - start, at_x, count, at_weights, begin, at_y)
             else:
-                _narrow_tile(some, at_x, count, at_weights, begin, at_y)
+                _narrow_tile(end - start, at_x, count, at_weights, begin, at_y)
         first += strip
     for row in range(rows):
         into = carray(floats_at(y[0] + FLOAT_BYTES * row * y[1]), width)

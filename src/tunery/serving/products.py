@@ -15,42 +15,54 @@ from torch import Tensor
 from tunery.models.tiles import GROUP, PANEL, ROWS, float_tile, quantized_tile
 from tunery.models.vectors import FLOAT_BYTES, LANES, floats_at
 
+FIRST_CACHE = (48 if LANES == 16 else 32) * 1024
+"""Bytes, of the processors that have vectors of so many lanes."""
 ROWS_AT_ONCE = 8 * ROWS
 """That a thread takes while it has a panel in its cache."""
+INPUTS_AT_ONCE = FIRST_CACHE // 2 // (FLOAT_BYTES * PANEL)
+"""About: of a panel that several tiles share, what stays in the first cache beside their rows."""
 LARGEST = 127
 """Of a quantized weight's amounts."""
 ROUNDED_AT_ONCE = 64
 """Panels: rounding takes a few times their memory."""
-_PANEL = (int64, int64, int64, types.UniTuple(int64, 3), int64, int64)
+_PLACE, _PANEL = types.UniTuple(int64, 2), types.UniTuple(int64, 3)
 
 
-@numba.njit(void(*_PANEL, types.UniTuple(int64, 2)), cache=True, nogil=True)
-def _tile(rows, x, inputs, panel, y, outputs, ahead):
-    if panel[2]:
-        quantized_tile(rows, x, inputs, panel, y, outputs, ahead)
+@numba.njit(void(int64, _PLACE, int64, _PLACE, _PLACE, _PLACE, _PLACE), cache=True, nogil=True)
+def _tile(rows, x, count, panel, begin, y, ahead):
+    if panel[1]:
+        quantized_tile(rows, x, count, panel, begin, y, ahead)
     else:
-        float_tile(rows, x, inputs, panel, y, outputs, ahead)
+        float_tile(rows, x, count, panel, begin, y, ahead)
 
 
-@numba.njit(void(*_PANEL, int64), cache=True, nogil=True)
+@numba.njit(void(int64, int64, int64, _PANEL, int64, int64, int64), cache=True, nogil=True)
 def _panel(rows, x, inputs, panel, y, outputs, fetching):
     """Each of its tiles fetches a part of the next panel, if that is `fetching`: reading and arithmetic overlap."""
-    size, tiles = FLOAT_BYTES * inputs * PANEL, max(1, -(-rows // ROWS))
+    weights, bias, scales = panel
+    tiles = max(1, -(-rows // ROWS))
+    parts = 1 if scales or tiles == 1 else max(1, round(inputs / INPUTS_AT_ONCE))
     step = FLOAT_BYTES * LANES // tiles if fetching else 0
-    for tile in range(tiles):
-        start = tile * ROWS
-        count = min(ROWS, rows - start)
-        at_x, at_y = x + FLOAT_BYTES * start * inputs, y + FLOAT_BYTES * start * outputs
-        _tile(count, at_x, inputs, panel, at_y, outputs, (panel[0] + size + size * tile // tiles, step))
+    for part in range(parts):
+        first, count = inputs * part // parts, inputs * (part + 1) // parts - inputs * part // parts
+        at_weights = weights + FLOAT_BYTES * first * PANEL
+        for tile in range(tiles):
+            start, end = rows * tile // tiles, rows * (tile + 1) // tiles
+            at_x = (x + FLOAT_BYTES * (start * inputs + first), inputs)
+            at_y = (y + FLOAT_BYTES * start * outputs, outputs)
+            begin = at_y if part else (bias, 0)
+            ahead = at_weights + FLOAT_BYTES * PANEL * (inputs + count * tile // tiles)
+            _tile(end - start, at_x, count, (at_weights, scales), begin, at_y, (ahead, step))
 
 
-@numba.njit(void(*_PANEL, int64), cache=True, nogil=True)
+@numba.njit(void(int64, int64, int64, _PANEL, int64, int64, int64), cache=True, nogil=True)
 def _last_panel(rows, x, inputs, panel, y, outputs, width):
     """One that is wider than what is left of y: through a tile of its own."""
+    weights, bias, scales = panel
     tile = np.empty((ROWS, PANEL), dtype=np.float32)
     for start in range(0, rows, ROWS):
-        count = min(ROWS, rows - start)
-        _tile(count, x + FLOAT_BYTES * start * inputs, inputs, panel, tile.ctypes.data, PANEL, (panel[0], 0))
+        count, at_x = min(ROWS, rows - start), (x + FLOAT_BYTES * start * inputs, inputs)
+        _tile(count, at_x, inputs, (weights, scales), (bias, 0), (tile.ctypes.data, PANEL), (weights, 0))
         into = carray(floats_at(y + FLOAT_BYTES * start * outputs), (count, outputs))
         for row in range(count):
             into[row, :width] = tile[row, :width]
