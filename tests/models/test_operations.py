@@ -7,6 +7,8 @@ from torch import Tensor
 
 from tunery.models.compiled import loops_run
 from tunery.models.operations import (
+    COLUMNS,
+    FEW_ROWS,
     Nothing,
     Operation,
     RmsNorm,
@@ -15,6 +17,7 @@ from tunery.models.operations import (
     add_low_rank,
     apply,
     exponentials_,
+    linear,
     rotate,
 )
 
@@ -167,3 +170,16 @@ def test_gradients_are_those_of_automatic_differentiation(name: str) -> None:
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS - 1, FEW_ROWS, FEW_ROWS + 1])
+@pytest.mark.parametrize("outputs", [1, COLUMNS, 2 * COLUMNS - 1, 2 * COLUMNS, 2 * COLUMNS + 1])
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_frozen_layer_is_the_linear_layer_however_wide(rows: int, outputs: int, biased: bool) -> None:
+    x, weight = wide(rows, 3), wide(outputs, 3, seed=1).detach()
+    bias = wide(outputs, seed=2).detach() if biased else None
+    given = wide(rows, outputs, seed=3).detach()
+    found, wanted = linear(x, weight, bias), F.linear(x, weight, bias)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(torch.autograd.grad(found, x, given), torch.autograd.grad(wanted, x, given))
+    torch.testing.assert_close(linear(x.detach(), weight, bias), wanted)

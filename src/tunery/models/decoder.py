@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tunery.models.layout import Layout
-from tunery.models.operations import Nothing, Operation, RmsNorm, SwiGlu, apply, rotate
+from tunery.models.operations import Nothing, Operation, RmsNorm, SwiGlu, apply, linear, rotate
 
 
 class Attend(Protocol):
@@ -188,7 +188,7 @@ class DenseLinear:
         self.bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
 
 class Decoder:

@@ -14,6 +14,11 @@ from torch.autograd import Function
 
 from tunery.models.compiled import loops_for
 
+FEW_ROWS = 32
+"""Up to here a product is bound by reading its weights."""
+COLUMNS = 1024
+"""Outputs of a product that MKL is given at once."""
+
 
 class Operation(Protocol):
     """A function of one tensor, without parameters that are trained."""
@@ -99,6 +104,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotated
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x [T, in] @ weight.T + bias of a frozen layer [out, in]."""
+    product: Tensor = _apply(_Linear, x, weight, bias) if x.requires_grad else _linear(x, weight, bias)
+    return product
+
+
 def add_low_rank(y: Tensor, x: Tensor, a: Tensor, b: list[Tensor], scale: float) -> Tensor:
     """Adds scale * x @ A.T @ B.T to y in place, for layers that share x and lie side by side in y.
 
@@ -171,6 +182,17 @@ class _Rotate(Function):
         return _rotate(gradients[0], cos, -sin), None, None
 
 
+class _Linear(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return _linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0] @ ctx.weight, None, None
+
+
 class _AddLowRank(Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, scale: float, *b: Tensor) -> Tensor:
@@ -200,7 +222,7 @@ class _Adapted(Function):
         *b: Tensor,
     ) -> Tensor:
         h = before.value(x)
-        y = F.linear(h, *frozen)
+        y = _linear(h, *frozen)
         low = _add_low_rank(y, h, a, b, scale)
         ctx.before, ctx.weight, ctx.scale = before, frozen[0], scale
         ctx.save_for_backward(x, low, a, *b)
@@ -216,6 +238,16 @@ class _Adapted(Function):
         else:
             by_x, h = None, ctx.before.value(x)
         return by_x, given if ctx.needs_input_grad[1] else None, None, None, by_low.T @ h, None, *by_b
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Some outputs at a time where MKL is slower at more: on AMD's processors, by half for a head (docs/log.md)."""
+    if x.device.type != "cpu" or len(x) < FEW_ROWS or len(weight) < 2 * COLUMNS:
+        return F.linear(x, weight, bias)
+    y = x.new_empty(len(x), len(weight))
+    for part, into in zip(torch.split(weight, COLUMNS), torch.split(y, COLUMNS, dim=1), strict=True):
+        torch.mm(x, part.T, out=into)
+    return y if bias is None else y.add_(bias)
 
 
 def _add_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Sequence[Tensor], scale: float) -> Tensor:
