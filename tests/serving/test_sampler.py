@@ -56,6 +56,24 @@ def test_frequency_penalty_grows_with_each_use() -> None:
     assert [chooser.choose(logits) for _ in range(6)] == [0, 1, 0, 1, 0, 2]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_logits_are_afterwards_as_they_were(temperature: float, dtype: torch.dtype) -> None:
+    """Several choices of a request are made from the same ones, and scored by them."""
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(1)).to(dtype)
+    before, allowed = logits.clone(), torch.arange(50) < 40
+    chooser = Chooser(
+        temperature=temperature, presence_penalty=0.3, frequency_penalty=0.1, logit_bias={3: 1.7, 45: 100.0}
+    )
+    for _ in range(20):
+        assert chooser.choose(logits, allowed) < 40
+    assert torch.equal(logits, before)
+
+
+def test_of_equally_likely_tokens_the_first_is_taken() -> None:
+    assert Chooser(temperature=0).choose(torch.tensor([1.0, 3.0, 3.0])) == 1
+
+
 def test_logit_bias_bans_and_forces() -> None:
     assert Chooser(temperature=0, logit_bias={0: -100.0}).choose(LOGITS) == 1
     assert Chooser(temperature=0, logit_bias={3: 100.0}).choose(LOGITS) == 3

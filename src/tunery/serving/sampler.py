@@ -9,7 +9,8 @@ Log probabilities are those of the model itself: log-softmax of the raw logits, 
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
@@ -34,22 +35,29 @@ class Chooser:
 
     def choose(self, logits: Tensor, allowed: Tensor | None = None) -> int:
         """The next token under logits[V], which it remembers for the penalties; one of allowed[V] if that is given."""
-        logits = self._shifted(logits)
-        if allowed is not None:
-            logits = logits.masked_fill(~allowed, -math.inf)
-        token = self._draw(logits) if self.temperature > 0 else int(logits.argmax())
+        with self._shifting(logits):
+            possible = logits if allowed is None else logits.masked_fill(~allowed, -math.inf)
+            token = self._draw(possible) if self.temperature > 0 else _most_likely(possible)
         self.generated[token] += 1
         return token
 
-    def _shifted(self, logits: Tensor) -> Tensor:
+    @contextmanager
+    def _shifting(self, logits: Tensor) -> Iterator[None]:
+        """Penalties and bias are in the logits meanwhile: they are a few numbers, a copy would be the vocabulary."""
         shift = dict(self.logit_bias)
         if self.presence_penalty or self.frequency_penalty:
             for token, count in self.generated.items():
                 shift[token] = shift.get(token, 0.0) - count * self.frequency_penalty - self.presence_penalty
         if not shift:
-            return logits
+            yield
+            return
         ids = torch.tensor(list(shift), device=logits.device)
-        return logits.index_add(0, ids, logits.new_tensor(list(shift.values())))
+        before = logits[ids]
+        logits[ids] = before + logits.new_tensor(list(shift.values()))
+        try:
+            yield
+        finally:
+            logits[ids] = before
 
     def _draw(self, logits: Tensor) -> int:
         """One uniform number and the inverse of the cumulative distribution."""
@@ -81,6 +89,11 @@ def score(logits: Tensor, tokens: Sequence[int], top: int) -> list[Scored]:
         Scored(logprob, list(zip(row_ids, row_values, strict=True)))
         for logprob, row_ids, row_values in zip(chosen, ids.tolist(), values.tolist(), strict=True)
     ]
+
+
+def _most_likely(logits: Tensor) -> int:
+    """The first of logits[V] that is highest. numpy finds it ten times as fast as torch does (docs/log.md)."""
+    return int(logits.numpy().argmax() if logits.is_cpu and logits.dtype == torch.float32 else logits.argmax())
 
 
 def _nucleus(probs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
