@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -84,6 +85,7 @@ class Answer:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a benchmark that is stopped takes its servers with it
     options = _options()
     names = ["tunery", *(name for name in options.against.split(",") if name in FILES)]
     most = max(options.adapters)
