@@ -106,7 +106,9 @@ def test_loss_rewards_and_gradients_are_those_of_trl(tmp_path: Path, tiny: Path)
     rewards = msgspec.structs.asdict(ours.rewards)
     assert ours.loss == pytest.approx(loss.item(), rel=1e-5)
     metrics = trainer._metrics["train"]
-    assert rewards == pytest.approx({name: metrics[f"rewards/{name}"][0] for name in rewards}, rel=1e-5)
+    of_trl = {name: metrics[f"rewards/{name}"][0] for name in rewards}
+    # a margin is a difference of rewards and as exact as they are: in float64 it lies between ours and TRL's
+    assert rewards == pytest.approx(of_trl, rel=1e-5, abs=1e-5 * abs(of_trl["chosen"]))
     assert abs(rewards["chosen"]) > 0.1
     assert ours.token_accuracy == pytest.approx(metrics["mean_token_accuracy"][0])
     theirs = policy(model, "grad")
