@@ -10,33 +10,23 @@ from numba import carray, float32, int64, types, void
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tunery.models.vectors import FLOAT_BYTES, IN_VECTORS, LANES, floats_at
+from tunery.models.vectors import FLOAT_BYTES, IN_VECTORS, LANES, fetch, floats_at, load_vector, store_vector
 
-VECTORS, ROWS = (3, 8) if LANES == 16 else (2, 6)
+VECTORS, ROWS = 3, 8 if LANES == 16 else 4
 """Of a tile: its sums, VECTORS * ROWS vectors, take three quarters of the registers."""
 PANEL = LANES * VECTORS
-"""Outputs of a tile; weights lie as [inputs, PANEL], float32 or int8."""
+"""Outputs of a tile; weights lie as [inputs, PANEL]."""
 STRIP_VECTORS, STRIP_ROWS = (2, 8) if LANES == 16 else (2, 6)
 STRIP = LANES * STRIP_VECTORS
 """Outputs of a tile whose operands lie anywhere: few enough to divide a head's size."""
-GROUP = 64
-"""Inputs of an output whose int8 weights share a scale, so that scales lie as [groups, PANEL]."""
 
 _FLOAT, _INT, _I32 = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _ADDRESSES, _PLACE = types.UniTuple(int64, 3), types.UniTuple(int64, 2)
 
 
-def _vector_at(builder, address):
-    return builder.inttoptr(address, _VECTOR.as_pointer())
-
-
 def _offset(builder, address, floats):
     return builder.add(address, builder.mul(floats, _INT(FLOAT_BYTES)))
-
-
-def _load(builder, address):
-    return builder.load(_vector_at(builder, address), align=FLOAT_BYTES)
 
 
 def _everywhere(builder, number):
@@ -44,25 +34,11 @@ def _everywhere(builder, number):
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, LANES), None))
 
 
-def _load_bytes(builder, address, number):
-    """LANES whole numbers of one byte as float32."""
-    place = builder.inttoptr(builder.add(address, number), ir.VectorType(ir.IntType(8), LANES).as_pointer())
-    return builder.sitofp(builder.sext(builder.load(place, align=1), ir.VectorType(_I32, LANES)), _VECTOR)
-
-
 def _load_floats(builder, address, number):
-    return _load(builder, _offset(builder, address, number))
+    return load_vector(builder, _offset(builder, address, number))
 
 
-def _fetch(builder, address):
-    """Into the second cache; an address that isn't memory does nothing."""
-    pointer = ir.IntType(8).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), (pointer, _I32, _I32, _I32))
-    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(prefetch, (builder.inttoptr(address, pointer), _I32(0), _I32(2), _I32(1)))
-
-
-def _emit_sums(builder, sums, x, weights, count, load, ahead=None):
+def _emit_sums(builder, sums, x, weights, count, ahead=None):
     """sums[rows][vectors] += x[rows, count] @ weights[count, vectors * LANES].
 
     x is an address, how far its rows lie apart and its columns; weights one and how far its rows do.
@@ -70,11 +46,11 @@ def _emit_sums(builder, sums, x, weights, count, load, ahead=None):
     (x, apart, step), (weights, line) = x, weights
     with cgutils.for_range(builder, count) as loop:
         first = builder.mul(loop.index, line)
-        vectors = [load(builder, weights, builder.add(first, _INT(LANES * v))) for v in range(len(sums[0]))]
+        vectors = [_load_floats(builder, weights, builder.add(first, _INT(LANES * v))) for v in range(len(sums[0]))]
         if ahead:
             for v in range(len(vectors)):
                 number = builder.add(builder.mul(loop.index, _INT(len(vectors))), _INT(v))
-                _fetch(builder, builder.add(ahead[0], builder.mul(number, ahead[1])))
+                fetch(builder, builder.add(ahead[0], builder.mul(number, ahead[1])))
         column = builder.mul(loop.index, step)
         for row, totals in enumerate(sums):
             place = _offset(builder, x, builder.add(column, builder.mul(apart, _INT(row))))
@@ -101,66 +77,36 @@ def _store(builder, sums, y, outputs):
     for row, totals in enumerate(sums):
         for v, total in enumerate(totals):
             place = _offset(builder, y, builder.add(_INT(LANES * v), builder.mul(outputs, _INT(row))))
-            builder.store(builder.load(total), _vector_at(builder, place), align=FLOAT_BYTES)
+            store_vector(builder, builder.load(total), place)
 
 
 def _emit_tile(builder, rows, x, count, panel, begin, y, ahead):
     """Twice: what fetches nothing is a tenth faster without the instructions (docs/log.md)."""
-    weights, _ = panel
     with builder.if_else(builder.icmp_signed("==", ahead[1], _INT(0))) as (alone, fetching):
         for branch, what in ((alone, None), (fetching, ahead)):
             with branch:
                 sums = _new_sums(builder, rows, VECTORS, *begin)
-                _emit_sums(builder, sums, (*x, _INT(1)), (weights, _INT(PANEL)), count, _load_floats, what)
+                _emit_sums(builder, sums, (x, _INT(1), _INT(rows)), (panel, _INT(PANEL)), count, what)
                 _store(builder, sums, *y)
 
 
-def _emit_quantized_tile(builder, rows, x, count, panel, begin, y, _ahead):
-    """Its arithmetic takes longer than reading: it fetches nothing."""
-    weights, scales = panel
-    sums = _new_sums(builder, rows, VECTORS, *begin)
-    zero = ir.Constant(_VECTOR, [0.0] * LANES)
-    parts = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(VECTORS)] for _ in range(rows)]
-    groups = builder.sdiv(builder.add(count, _INT(GROUP - 1)), _INT(GROUP))
-    with cgutils.for_range(builder, groups) as loop:
-        for part in (part for row in parts for part in row):
-            builder.store(zero, part)
-        start = builder.mul(loop.index, _INT(GROUP))
-        left = builder.sub(count, start)
-        some = builder.select(builder.icmp_signed("<", left, _INT(GROUP)), left, _INT(GROUP))
-        at_weights = builder.add(weights, builder.mul(start, _INT(PANEL)))
-        at_x = (_offset(builder, x[0], start), x[1], _INT(1))
-        _emit_sums(builder, parts, at_x, (at_weights, _INT(PANEL)), some, _load_bytes)
-        line = builder.mul(loop.index, _INT(PANEL))
-        steps = [_load_floats(builder, scales, builder.add(line, _INT(LANES * v))) for v in range(VECTORS)]
-        for totals, of_group in zip(sums, parts, strict=True):
-            for total, part, step in zip(totals, of_group, steps, strict=True):
-                _add_product(builder, total, builder.load(part), step)
-    _store(builder, sums, *y)
+@intrinsic
+def float_tile(_context, rows, x, count, panel, begin, y, ahead):
+    """y[rows, PANEL] = begin + x @ panel, rows up to ROWS; x lies as [count, rows].
 
+    begin and y are an address and how far rows lie apart; x and panel are addresses; `ahead` is one from which memory
+    is fetched meanwhile, and how many bytes for each vector of weights.
+    """
 
-def _tile(emit):
-    @intrinsic
-    def tile(_context, rows, x, count, panel, begin, y, ahead):
-        def generate(context, builder, _signature, arguments):
-            rows, x, count, *places = arguments
-            x, *places = (cgutils.unpack_tuple(builder, each) for each in (x, *places))
-            for number in range(1, ROWS + 1):
-                with builder.if_then(builder.icmp_signed("==", rows, _INT(number))):
-                    emit(builder, number, x, count, *places)
-            return context.get_dummy_value()
+    def generate(context, builder, _signature, arguments):
+        rows, x, count, panel, begin, y, ahead = arguments
+        begin, y, ahead = (cgutils.unpack_tuple(builder, each) for each in (begin, y, ahead))
+        for number in range(1, ROWS + 1):
+            with builder.if_then(builder.icmp_signed("==", rows, _INT(number))):
+                _emit_tile(builder, number, x, count, panel, begin, y, ahead)
+        return context.get_dummy_value()
 
-        return void(int64, _PLACE, int64, _PLACE, _PLACE, _PLACE, _PLACE), generate
-
-    return tile
-
-
-float_tile, quantized_tile = _tile(_emit_tile), _tile(_emit_quantized_tile)
-"""(rows, x, count, panel, begin, y, ahead): y[rows, PANEL] = begin + x[rows, count] @ panel, rows up to ROWS.
-
-x, begin and y are an address and how far rows lie apart; `panel` holds the addresses of weights and scales; `ahead` is
-an address from which the float tile fetches memory meanwhile, and how many bytes for each vector of weights.
-"""
+    return void(int64, int64, int64, int64, _PLACE, _PLACE, _PLACE), generate
 
 
 def _strided(vectors):
@@ -177,7 +123,7 @@ def _strided(vectors):
             for number in range(1, STRIP_ROWS + 1):
                 with builder.if_then(builder.icmp_signed("==", rows, _INT(number))):
                     sums = _new_sums(builder, number, vectors, *begin)
-                    _emit_sums(builder, sums, x, weights, count, _load_floats)
+                    _emit_sums(builder, sums, x, weights, count)
                     _store(builder, sums, *y)
             return context.get_dummy_value()
 

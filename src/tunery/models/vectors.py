@@ -7,6 +7,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import float32, int32, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 IN_VECTORS: dict[str, Any] = {
@@ -20,6 +21,25 @@ one that may is done number by number. Broken numbers stay broken."""
 FLOAT_BYTES = 4
 LANES = 16 if llvm.get_host_cpu_features().get("avx512f", False) else 8
 """Float32 numbers of a register."""
+_FLOAT, _I32 = ir.FloatType(), ir.IntType(32)
+
+
+def load_vector(builder, address, kind=_FLOAT):
+    """LANES numbers of an LLVM kind, wherever they lie; for code that is put together in LLVM's own terms."""
+    place = builder.inttoptr(address, ir.VectorType(kind, LANES).as_pointer())
+    return builder.load(place, align=1)
+
+
+def store_vector(builder, vector, address):
+    builder.store(vector, builder.inttoptr(address, vector.type.as_pointer()), align=1)
+
+
+def fetch(builder, address):
+    """Into the second cache; an address that isn't memory does nothing."""
+    pointer = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), (pointer, _I32, _I32, _I32))
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(prefetch, (builder.inttoptr(address, pointer), _I32(0), _I32(2), _I32(1)))
 
 
 @intrinsic
@@ -27,7 +47,7 @@ def floats_at(_context, address):
     """A pointer to the float32 numbers at an address."""
 
     def generate(_target, builder, _signature, arguments):
-        return builder.inttoptr(arguments[0], ir.FloatType().as_pointer())
+        return builder.inttoptr(arguments[0], _FLOAT.as_pointer())
 
     return types.CPointer(float32)(address), generate
 
@@ -37,9 +57,8 @@ def _power_of_two(_context, exponent):
     """The float32 2 ** exponent, -126 to 127."""
 
     def generate(_target, builder, _signature, arguments):
-        int32_type = ir.IntType(32)
-        biased = builder.add(arguments[0], int32_type(127))
-        return builder.bitcast(builder.shl(biased, int32_type(23)), ir.FloatType())
+        biased = builder.add(arguments[0], _I32(127))
+        return builder.bitcast(builder.shl(biased, _I32(23)), _FLOAT)
 
     return float32(int32), generate
 
