@@ -9,7 +9,8 @@ from torch import Tensor
 from tests.serving.given import new_adapter
 from tunery.models.decoder import Decoder, DecoderConfig, Layer, attend_causally
 from tunery.models.lora import Lora
-from tunery.serving.adapters import ServedAdapter
+from tunery.serving import kernels
+from tunery.serving.adapters import CompiledAdapter
 from tunery.serving.cache import BlockTable, KVCache
 from tunery.serving.compiled import blocks_for
 from tunery.serving.products import PanelLinear
@@ -82,7 +83,7 @@ def test_few_rows_of_each_sequence_are_computed_as_the_whole_is(family: str, seq
     runner, cache = Runner(model), KVCache(model.config, 4096, device="cpu", dtype=torch.float32)
     known = [None, *(new_adapter(model.config, seed=rank, rank=rank) for rank in (1, 4, 9, 16))]
     loras = [known[i // 3 % len(known)] for i in range(sequences)]
-    known_served = {id(lora): ServedAdapter(lora) if lora else None for lora in known}
+    known_served = {id(lora): CompiledAdapter(lora, kernels) if lora else None for lora in known}
     served = [known_served[id(lora)] for lora in loras]
     texts = torch.randint(model.config.vocab_size, (sequences, 90)).tolist()
     tables = [BlockTable() for _ in texts]
@@ -98,7 +99,7 @@ def test_few_rows_of_each_sequence_are_computed_as_the_whole_is(family: str, seq
         torch.testing.assert_close(torch.cat(own), _whole(model, text[: table.length], lora), atol=2e-4, rtol=1e-4)
 
 
-def _next(cache: KVCache, table: BlockTable, text: list[int], adapter: ServedAdapter | None, count: int) -> Span:
+def _next(cache: KVCache, table: BlockTable, text: list[int], adapter: CompiledAdapter | None, count: int) -> Span:
     start = table.length
     cache.extend(table, count)
     return Span(tokens=text[start : start + count], table=table, adapter=adapter, wanted=count)

@@ -5,10 +5,12 @@ The micro-kernel of Van Zee and van de Geijn's BLIS (doi 10.1145/2764454), unrol
 
 import numba
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import carray, float32, int64, types, void
 from numba.core import cgutils
 from numba.extending import intrinsic
+from torch import Tensor
 
 from tunery.models.vectors import FLOAT_BYTES, IN_VECTORS, LANES, fetch, floats_at, load_vector, store_vector
 
@@ -135,17 +137,40 @@ def _strided(vectors):
 _wide_tile, _narrow_tile = _strided(STRIP_VECTORS), _strided(1)
 
 
+def in_strips(matrices: list[Tensor]) -> Tensor:
+    """Matrices [count, width] one after another, each in the order in which `multiply` reads it: strip by strip."""
+    return torch.cat([strip.flatten() for matrix in matrices for strip in torch.split(matrix, _strips(matrix), 1)])
+
+
+def _strips(matrix: Tensor) -> list[int]:
+    width, strips = matrix.shape[1], []
+    while width:
+        strips.append(next((size for size in (STRIP, LANES) if width >= size), width))
+        width -= strips[-1]
+    return strips
+
+
+@numba.njit(_PLACE(_PLACE, int64, int64, int64), cache=True, nogil=True)
+def _strip(weights, first, width, count):
+    """Where the strip from column `first` on begins, and how far its rows lie apart."""
+    address, apart = weights
+    if apart:
+        return address + FLOAT_BYTES * first, apart
+    return address + FLOAT_BYTES * first * count, width
+
+
 @numba.njit(void(int64, _ADDRESSES, int64, _PLACE, int64, _PLACE, int64), **IN_VECTORS)
 def multiply(rows, x, count, weights, width, y, added):
     """y[rows, width] = x[rows, count] @ weights[count, width], or += where `added`.
 
-    weights and y are an address and how far rows lie apart; x is that and how far its columns do.
+    weights and y are an address and how far rows lie apart, or 0 for weights `in_strips`; x is that and how far its
+    columns do.
     """
     zeros = np.zeros(STRIP, dtype=np.float32)
     tiles, first = -(-rows // STRIP_ROWS), 0
     while width - first >= LANES:
         strip = STRIP if width - first >= STRIP else LANES
-        at_weights = (weights[0] + FLOAT_BYTES * first, weights[1])
+        at_weights = _strip(weights, first, strip, count)
         for tile in range(tiles):
             start, end = rows * tile // tiles, rows * (tile + 1) // tiles
             at_x = (x[0] + FLOAT_BYTES * start * x[1], x[1], x[2])
@@ -156,11 +181,12 @@ def multiply(rows, x, count, weights, width, y, added):
             else:
                 _narrow_tile(end - start, at_x, count, at_weights, begin, at_y)
         first += strip
+    rest = _strip(weights, first, width - first, count)
     for row in range(rows):
         into = carray(floats_at(y[0] + FLOAT_BYTES * row * y[1]), width)
         for column in range(first, width):
             total = into[column] if added else float32(0)
             for i in range(count):
                 number = floats_at(x[0] + FLOAT_BYTES * (row * x[1] + i * x[2]))[0]
-                total += number * floats_at(weights[0] + FLOAT_BYTES * (i * weights[1] + column))[0]
+                total += number * floats_at(rest[0] + FLOAT_BYTES * (i * rest[1] + column - first))[0]
             into[column] = total

@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import ModuleType
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,30 +21,21 @@ from tunery.models import lora
 from tunery.models.decoder import LowRank, ModelConfig
 from tunery.models.layout import Layout
 from tunery.models.lora import Lora
+from tunery.serving.compiled import kernels_for
 
-LONGEST_SHORT_SPAN = 16
-"""Rows: from here on a product of matrices is faster than a row at a time."""
 MOST_LOADING = 2
 """Adapters read ahead; each is held beside those in memory until it is wanted."""
 
 
-class ServedAdapter:
+class DenseAdapter:
     """An adapter as matrices for each group of linear layers: what it adds to a member is x @ down @ up."""
 
     def __init__(self, adapter: Lora) -> None:
-        blocks, groups = range(adapter.layout.num_blocks), adapter.layout.groups
         self.rank = adapter.rank
-        self.down = {group: [adapter.a[group][i].T.contiguous() for i in blocks] for group in groups}
+        self.down = {group: [down for down, _ in blocks] for group, blocks in _matrices(adapter).items()}
         """[in, members * rank]"""
-        self.up = {
-            group: [_one_after_another([adapter.b[t][i].T * adapter.scale for t in members]) for i in blocks]
-            for group, members in groups.items()
-        }
-        """[rank, out] of each member, scale included; their numbers lie one after another in memory"""
-        self.matrices = np.array(
-            [[(self.down[g][i].data_ptr(), self.up[g][i][0].data_ptr(), self.rank) for g in groups] for i in blocks]
-        )
-        """[blocks, groups, 3]: where down and the first up lie, and the rank; see kernels.add_low_rank."""
+        self.up = {group: [ups for _, ups in blocks] for group, blocks in _matrices(adapter).items()}
+        """[rank, out] of each member, scale included"""
 
     @property
     def nbytes(self) -> int:
@@ -52,20 +43,61 @@ class ServedAdapter:
         return down + sum(tensor.nbytes for stack in self.up.values() for members in stack for tensor in members)
 
 
-Span = tuple[ServedAdapter, int, int]
+class CompiledAdapter:
+    """The same for compiled loops, which read it in the order in which it lies: tiles.in_strips."""
+
+    def __init__(self, adapter: Lora, kernels: ModuleType) -> None:
+        flat = [
+            [(kernels.in_strips([down]), kernels.in_strips(ups)) for down, ups in blocks]
+            for blocks in _matrices(adapter).values()
+        ]
+        self._kept = [tensor for blocks in flat for pair in blocks for tensor in pair]
+        places = [[(down.data_ptr(), up.data_ptr(), adapter.rank) for down, up in blocks] for blocks in flat]
+        self.matrices = np.array(list(zip(*places, strict=True)))
+        """[blocks, groups, 3]: where down and the members' ups lie, and the rank; see kernels.add_low_rank."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._kept)
+
+
+def _matrices(adapter: Lora) -> dict[str, list[tuple[Tensor, list[Tensor]]]]:
+    """By group, for each block: down [in, members * rank] and its members' ups [rank, out], scale included."""
+    return {
+        group: [
+            (adapter.a[group][i].T.contiguous(), [adapter.b[t][i].T.contiguous() * adapter.scale for t in members])
+            for i in range(adapter.layout.num_blocks)
+        ]
+        for group, members in adapter.layout.groups.items()
+    }
+
+
+ServedAdapter = DenseAdapter | CompiledAdapter
+A = TypeVar("A", bound=ServedAdapter)
+Span = tuple[A, int, int]
 """An adapter, its first row and the row after its last; rows in no span are the base's."""
 
 
-class BatchLora(LowRank):
-    """The `LowRank` of one step: each row gets its own adapter's term.
+class DenseLora(LowRank):
+    """The `LowRank` of one step: each row gets its own adapter's term, in products of matrices."""
 
-    Long spans are products of matrices; the rows of all others are one pass of a compiled loop, where there is one.
-    """
+    def __init__(self, spans: Sequence[Span[DenseAdapter]]) -> None:
+        self._spans = spans
 
-    def __init__(
-        self, layout: Layout, spans: Sequence[tuple[ServedAdapter, int, int]], kernels: ModuleType | None
-    ) -> None:
-        """`spans` are (adapter, first row, row after the last); rows in no span are the base's."""
+    def add(self, block: int, group: str, x: Tensor, y: Tensor) -> Tensor:
+        """In place: y is the base's fresh output."""
+        for adapter, start, end in self._spans:
+            low, ups = x[start:end] @ adapter.down[group][block], adapter.up[group][block]
+            parts = torch.split(y[start:end], [up.shape[1] for up in ups], dim=-1)
+            for part, narrow, up in zip(parts, torch.split(low, adapter.rank, dim=-1), ups, strict=True):
+                part.addmm_(narrow, up)
+        return y
+
+
+class CompiledLora(LowRank):
+    """The same in one pass of a compiled loop."""
+
+    def __init__(self, layout: Layout, spans: Sequence[Span[CompiledAdapter]], kernels: ModuleType) -> None:
         self._kernels = kernels
         self._spans = spans  # whose memory `matrices` points into
         self.rows = np.full(max((end for _, _, end in spans), default=0), -1)
@@ -74,26 +106,24 @@ class BatchLora(LowRank):
         """[blocks, groups, A, 3]"""
         for place, (_, start, end) in enumerate(spans):
             self.rows[start:end] = place
-        longest = LONGEST_SHORT_SPAN if kernels else 0
-        self._long = [span for span in spans if span[2] - span[1] > longest]
-        self._short = self.rows.copy()
-        """[T]: `rows` without the long spans'."""
-        for _, start, end in self._long:
-            self._short[start:end] = -1
         self.members = members_of(layout)
         self._groups = {group: place for place, group in enumerate(layout.groups)}
 
     def add(self, block: int, group: str, x: Tensor, y: Tensor) -> Tensor:
         """In place: y is the base's fresh output."""
-        if self._kernels and len(self._long) < len(self._spans):
-            place = self._groups[group]
-            self._kernels.add_low_rank(x, y, self._short[: len(x)], self.matrices[block, place], self.members[place])
-        for adapter, start, end in self._long:
-            low, ups = x[start:end] @ adapter.down[group][block], adapter.up[group][block]
-            parts = torch.split(y[start:end], [up.shape[1] for up in ups], dim=-1)
-            for part, narrow, up in zip(parts, torch.split(low, adapter.rank, dim=-1), ups, strict=True):
-                part.addmm_(narrow, up)
+        place = self._groups[group]
+        self._kernels.add_low_rank(x, y, self.rows[: len(x)], self.matrices[block, place], self.members[place])
         return y
+
+
+BatchLora = DenseLora | CompiledLora
+
+
+def batch_lora(layout: Layout, spans: Sequence[Span[ServedAdapter]], kernels: ModuleType | None) -> BatchLora:
+    """Of adapters that were `served` for the same device and dtype as the `kernels` are for."""
+    if kernels:
+        return CompiledLora(layout, cast(Sequence[Span[CompiledAdapter]], spans), kernels)
+    return DenseLora(cast(Sequence[Span[DenseAdapter]], spans))
 
 
 def members_of(layout: Layout) -> NDArray[np.int64]:
@@ -205,7 +235,8 @@ class AdapterStore(Generic[K]):
 
 def served(adapter: Adapter, *, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> ServedAdapter:
     """See `checked`."""
-    return ServedAdapter(checked(adapter, config).to(device, dtype))
+    loaded, kernels = checked(adapter, config).to(device, dtype), kernels_for(device, dtype)
+    return CompiledAdapter(loaded, kernels) if kernels else DenseAdapter(loaded)
 
 
 def checked(adapter: Adapter, config: ModelConfig) -> Lora:
@@ -220,8 +251,3 @@ def checked(adapter: Adapter, config: ModelConfig) -> Lora:
     if not all(tensor.sum().isfinite() for tensor in loaded.parameters()):  # any number that isn't makes the sum so
         raise EngineUnavailable("The adapter holds numbers that aren't finite.")
     return loaded
-
-
-def _one_after_another(ups: list[Tensor]) -> list[Tensor]:
-    flat = torch.cat([up.flatten() for up in ups])
-    return [part.view(up.shape) for part, up in zip(torch.split(flat, [up.numel() for up in ups]), ups, strict=True)]

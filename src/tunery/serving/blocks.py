@@ -8,7 +8,7 @@ from torch import Tensor
 from tunery.models.decoder import GROUPS, Decoder, DecoderConfig, Linear
 from tunery.models.tiles import ROWS
 from tunery.serving import forward
-from tunery.serving.adapters import BatchLora, members_of
+from tunery.serving.adapters import BatchLora, CompiledLora, members_of
 from tunery.serving.cache import BlockTable, KVCache
 from tunery.serving.kernels import LOOKING_TOGETHER, groups_of
 from tunery.serving.products import PanelLinear
@@ -59,6 +59,7 @@ class CompiledBlocks:
         if lora is None:
             nothing = np.empty((self._config.num_hidden_layers, len(GROUPS), 0, 3), np.int64)
             return forward.Adapters(groups_of(everywhere), everywhere, nothing, self._members)
+        assert isinstance(lora, CompiledLora)
         everywhere[: len(lora.rows)] = lora.rows
         return forward.Adapters(groups_of(everywhere), everywhere, lora.matrices, lora.members)
 

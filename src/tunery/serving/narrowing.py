@@ -16,6 +16,8 @@ from tunery.serving.formats import BFLOAT16, BLOCK, FLOAT16, FLOAT32, INT4, INT8
 
 LARGEST = 127
 """Of an INT8 weight's amounts."""
+_LEAST_HALF = 2.0**-24
+"""The float16 next to 0."""
 PANELS_AT_ONCE = 64
 """Looking for a format takes a few times their memory."""
 
@@ -50,7 +52,7 @@ def _int4(panels: Tensor) -> Tensor:
     weights = _in_blocks(panels)
     least, highest = weights.aminmax(dim=2)
     scale = ((highest - least) / 15).half()
-    whole = (weights - least[:, :, None]) / scale.float().clamp(min=torch.finfo(torch.half).smallest_normal)[:, :, None]
+    whole = (weights - least[:, :, None]) / scale.float().clamp(min=_LEAST_HALF)[:, :, None]
     words = whole.round().clamp(0, 15).to(torch.int32).reshape(*least.shape[:2], -1, PER_WORD, PANEL)
     shifted = words << (4 * torch.arange(PER_WORD, dtype=torch.int32))[:, None]
     packed = shifted.sum(3, dtype=torch.int32)  # bits of their own, so a sum joins them

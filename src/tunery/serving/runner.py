@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tunery.models.decoder import Model
-from tunery.serving.adapters import BatchLora, ServedAdapter
+from tunery.serving.adapters import BatchLora, ServedAdapter, batch_lora
 from tunery.serving.cache import BatchAttention, BlockTable, KVCache
 from tunery.serving.compiled import blocks_for
 
@@ -70,7 +70,7 @@ class Runner:
             if adapter:
                 terms.append((adapter, row, end))
             row = end
-        return BatchLora(self.decoder.config.layout, terms, cache.kernels) if terms else None
+        return batch_lora(self.decoder.config.layout, terms, cache.kernels) if terms else None
 
 
 def _wanted_rows(spans: Sequence[Span]) -> list[int]:
