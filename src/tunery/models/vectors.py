@@ -6,7 +6,7 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import float32, int32, types
+from numba import float32, int32, int64, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -21,6 +21,8 @@ one that may is done number by number. Broken numbers stay broken."""
 FLOAT_BYTES = 4
 LANES = 16 if llvm.get_host_cpu_features().get("avx512f", False) else 8
 """Float32 numbers of a register."""
+LINE_BYTES = 64
+"""Of memory that comes into a cache together."""
 _FLOAT, _I32 = ir.FloatType(), ir.IntType(32)
 
 
@@ -50,6 +52,17 @@ def floats_at(_context, address):
         return builder.inttoptr(arguments[0], _FLOAT.as_pointer())
 
     return types.CPointer(float32)(address), generate
+
+
+@intrinsic
+def fetch_line(_context, address):
+    """`fetch` for a loop."""
+
+    def generate(target, builder, _signature, arguments):
+        fetch(builder, arguments[0])
+        return target.get_dummy_value()
+
+    return types.void(int64), generate
 
 
 @intrinsic

@@ -12,7 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tunery.models.tiles import PANEL
-from tunery.models.vectors import FLOAT_BYTES, LANES, fetch, load_vector, store_vector
+from tunery.models.vectors import FLOAT_BYTES, LANES, LINE_BYTES, fetch, load_vector, store_vector
 
 FLOAT32, BFLOAT16, FLOAT16, INT8, INT4 = range(5)
 """INT8: a whole number from -127 to 127, times the float32 of its block. INT4: one from 0 to 15, times a float16 of its
@@ -21,7 +21,7 @@ BLOCK = 32
 """Inputs of an output that have a scale in common."""
 PER_WORD = 8
 """INT4 weights of 32 bits: those of as many inputs."""
-_HALF_BYTES, _WORD_BYTES, _LINE_BYTES = 2, 4, 64
+_HALF_BYTES, _WORD_BYTES = 2, 4
 _INT8_BYTES, _INT4_BYTES = PANEL * (FLOAT_BYTES + BLOCK), PANEL * (2 * _HALF_BYTES + BLOCK // 2)
 """Of a panel's block: scales [PANEL] and numbers [BLOCK, PANEL]; scales, what is added, and words [4, PANEL]."""
 _AHEAD = 4096
@@ -64,7 +64,7 @@ def _float16(builder, place):
 
 
 def _fetch_ahead(builder, source, size):
-    for line in range(0, size, _LINE_BYTES):
+    for line in range(0, size, LINE_BYTES):
         fetch(builder, builder.add(source, _INT(_AHEAD + line)))
 
 

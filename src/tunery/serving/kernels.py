@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tunery.models.loops import highest_of
 from tunery.models.tiles import STRIP_ROWS, in_strips, multiply
-from tunery.models.vectors import FLOAT_BYTES, IN_VECTORS, exp
+from tunery.models.vectors import FLOAT_BYTES, IN_VECTORS, LINE_BYTES, exp, fetch_line
 
 __all__ = ["add_low_rank", "attend", "groups_of", "in_strips", "use_threads", "write"]
 Places = NDArray[np.int64]
@@ -97,6 +97,15 @@ def _softmax(scores, scale):
         scores[i] /= total
 
 
+@numba.njit(void(float32[:, :]), cache=True, nogil=True)
+def _fetch(matrix):
+    """Its rows, which lie apart in memory: too few neighbours for the processor to foresee."""
+    for row in range(len(matrix)):
+        begin = matrix.ctypes.data + row * matrix.strides[0]
+        for place in range(begin, begin + matrix.shape[1] * FLOAT_BYTES, LINE_BYTES):
+            fetch_line(place)
+
+
 ATTEND = (float32[:, :, :], *_CACHE, int64[::1], int64[:, ::1], int64[::1], int64, float32[:, :, ::1])
 
 
@@ -116,6 +125,9 @@ def _attend_head(task, q, keys, values, starts, tables, lengths, window, out):
     for one in range(count):
         asked[one] = q[begin + one // shared, head + one % shared]
     for place, block in enumerate(blocks):
+        if place + 1 < len(blocks):
+            _fetch(keys[blocks[place + 1], kv_head])
+        _fetch(values[block, :, kv_head])
         scores = (weights[:, place * block_size :].ctypes.data, width)
         its_keys = (keys[block, kv_head].ctypes.data, block_size)
         multiply(count, (asked.ctypes.data, dim, 1), dim, its_keys, block_size, scores, 0)

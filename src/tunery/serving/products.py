@@ -136,6 +136,10 @@ class PanelLinear:
         """Of panels [P, in, PANEL], which may be a view: the format, and what lies in memory."""
         return narrowest(panels)
 
+    @property
+    def nbytes(self) -> int:
+        return self._panels.nbytes + self._bias.nbytes
+
     def __call__(self, x: Tensor) -> Tensor:
         """x [T, in] -> [T, out]"""
         x, y = x.contiguous(), torch.empty(len(x), self.outputs)
