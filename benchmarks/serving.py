@@ -5,7 +5,8 @@
 
 Each contender is a server of its own that holds the bundled base in float32 and the same LoRA adapters of rank 16 (made
 here, random). A cell is so many clients at once, one request each, greedy, the end of text ignored; adapters go round
-the clients. Contenders take turns at each cell, whose first round, of one token each, only loads adapters.
+the clients. Contenders take turns at each cell, whose first round, of one token each, only loads adapters; who has no
+turn is halted.
 `transformers` answers a batch as a whole, so it has no time to first token. Peers live in environments of their own
 under --peers, made at the first run.
 """
@@ -168,11 +169,12 @@ def _running(name: str, work: dict[str, Any], peers: Path) -> Iterator[Server]:
     try:
         yield Server(name, port, process)
     finally:
-        os.killpg(process.pid, 15)
+        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGCONT)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
@@ -204,6 +206,7 @@ def _cell(
                 )
                 for client in range(clients)
             ]
+            _only(server, servers)
             answers = asyncio.run(_load(server, bodies))
             if number >= 0:
                 rounds[server.name].append(answers)
@@ -211,6 +214,12 @@ def _cell(
     for row in rows:
         row["tunery_is_times_as_fast"] = rows[0]["tokens_a_second"] / row["tokens_a_second"]
     return rows
+
+
+def _only(server: Server, servers: list[Server]) -> None:
+    """All others are halted: vLLM's worker keeps most of a core busy long after its last answer."""
+    for one in servers:
+        os.killpg(one.process.pid, signal.SIGCONT if one is server else signal.SIGSTOP)
 
 
 def _prompt(kind: str, number: str) -> str:

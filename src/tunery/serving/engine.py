@@ -129,8 +129,15 @@ class Engine:
         return cls(base, decoder, tokenizer, limits, unquantized=unquantized)
 
     def use_this_thread(self) -> None:
+        """To be called by the thread that steps: its share of the cores goes to compiled loops, where there are some.
+
+        torch gets one then. Its own threads sleep between the few small operations that are left to it, and waking them
+        takes longer than what they do (docs/log.md).
+        """
         if kernels := kernels_for("cpu", torch.float32):
             kernels.use_threads(torch.get_num_threads())
+        if self._runner.compiled:
+            torch.set_num_threads(1)
 
     @property
     def busy(self) -> bool:

@@ -36,6 +36,11 @@ class Runner:
         self._blocks = blocks_for(decoder)
 
     @property
+    def compiled(self) -> bool:
+        """All blocks are one call, so that little of a step is torch's."""
+        return self._blocks is not None
+
+    @property
     def cheap_rows(self) -> int:
         """Up to so many a step takes hardly longer than for one: it reads the weights once."""
         return self._blocks.cheap_rows if self._blocks else 1
