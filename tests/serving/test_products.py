@@ -112,6 +112,22 @@ def test_one_weight_that_a_format_cant_hold_keeps_the_matrix_out_of_it(weights: 
     assert torch.equal(layer(x), weight.T)
 
 
+def test_every_float16_is_widened_exactly() -> None:
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.half)
+    weight = every[every.isfinite()].float().view(-1, BLOCK)
+    layer = PanelLinear(weight)
+    assert layer.format == FLOAT16
+    assert torch.equal(layer(torch.eye(BLOCK)), weight.T)
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+@pytest.mark.parametrize("weights", [as_bfloat16, as_float16])
+def test_halves_that_are_no_numbers_stay_broken(weights: Weights, broken: float) -> None:
+    weight = weights(PANEL, 1)
+    weight[3, 5] = broken
+    assert not PanelLinear(weight)(torch.ones(1, BLOCK)).isfinite().all()
+
+
 @pytest.mark.parametrize("weights", [as_bfloat16, as_float16])
 @pytest.mark.parametrize("inputs", [7, BLOCK + 7])
 def test_halves_need_no_whole_block(weights: Weights, inputs: int) -> None:

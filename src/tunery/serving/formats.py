@@ -60,7 +60,15 @@ def _bfloat16(builder, place):
 
 
 def _float16(builder, place):
-    return builder.fpext(load_vector(builder, place, ir.HalfType()), _vector(_FLOAT))
+    """By its bits, as not every processor has an instruction for it and LLVM has no other way.
+
+    What is no number becomes one: no matrix that has such weights is kept in this format.
+    """
+    half = builder.zext(load_vector(builder, place, _I16), _vector(_I32))
+    size = builder.shl(builder.and_(half, _everywhere(0x7FFF)), _everywhere(13))
+    scaled = builder.fmul(builder.bitcast(size, _vector(_FLOAT)), _floats(2.0**112))  # the exponents' biases are apart
+    sign = builder.shl(builder.and_(half, _everywhere(0x8000)), _everywhere(16))
+    return builder.bitcast(builder.or_(builder.bitcast(scaled, _vector(_I32)), sign), _vector(_FLOAT))
 
 
 def _fetch_ahead(builder, source, size):
@@ -93,7 +101,7 @@ def _emit_int4(builder, source, first, room):
     half = PER_WORD // 2
     scale = _float16(builder, builder.add(source, _INT(_HALF_BYTES * first)))
     least = _float16(builder, builder.add(source, _INT(_HALF_BYTES * (PANEL + first))))
-    scales = [builder.fmul(scale, ir.Constant(_vector(_FLOAT), [0.0625**k] * LANES)) for k in range(half)]
+    scales = [builder.fmul(scale, _floats(0.0625**k)) for k in range(half)]
     words = builder.add(source, _INT(2 * _HALF_BYTES * PANEL + _WORD_BYTES * first))
     for number in range(BLOCK // PER_WORD):
         word = load_vector(builder, builder.add(words, _INT(_WORD_BYTES * PANEL * number)), _I32)
