@@ -12,7 +12,7 @@ from tunery.models.tiles import PANEL
 from tunery.serving.compiled import linear_for
 from tunery.serving.formats import BFLOAT16, BLOCK, FLOAT16, FLOAT32, INT4, INT8
 from tunery.serving.narrowing import LARGEST, PANELS_AT_ONCE
-from tunery.serving.products import FEW_ROWS, INPUTS_AT_ONCE, ROWS_AT_ONCE, PanelLinear, QuantizedPanelLinear
+from tunery.serving.products import FEW_ROWS, INPUTS_AT_ONCE, ROW_BYTES_AT_ONCE, PanelLinear, QuantizedPanelLinear
 
 Weights = Callable[[int, int], Tensor]
 """(outputs, blocks of inputs) -> [out, in]"""
@@ -78,7 +78,7 @@ def test_a_row_has_the_same_bits_alone_as_among_others(rows: int, inputs: int, o
 
 def test_rows_of_several_parts_have_the_same_bits_as_alone() -> None:
     inputs = 600
-    x = torch.randn(2 * ROWS_AT_ONCE // (4 * inputs) + 3, inputs)
+    x = torch.randn(2 * ROW_BYTES_AT_ONCE // (4 * inputs) + 3, inputs)
     layer = PanelLinear(torch.randn(PANEL + 1, inputs))
     assert torch.equal(torch.cat([layer(row[None]) for row in x]), layer(x))
 

@@ -31,10 +31,10 @@ class DenseAdapter:
     """An adapter as matrices for each group of linear layers: what it adds to a member is x @ down @ up."""
 
     def __init__(self, adapter: Lora) -> None:
-        self.rank = adapter.rank
-        self.down = {group: [down for down, _ in blocks] for group, blocks in _matrices(adapter).items()}
+        self.rank, matrices = adapter.rank, _matrices(adapter)
+        self.down = {group: [down for down, _ in blocks] for group, blocks in matrices.items()}
         """[in, members * rank]"""
-        self.up = {group: [ups for _, ups in blocks] for group, blocks in _matrices(adapter).items()}
+        self.up = {group: [ups for _, ups in blocks] for group, blocks in matrices.items()}
         """[rank, out] of each member, scale included"""
 
     @property

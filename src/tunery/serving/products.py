@@ -23,8 +23,8 @@ FIRST_CACHE = (48 if LANES == 16 else 32) * 1024
 """Bytes, of the processors that have vectors of so many lanes."""
 INPUTS_AT_ONCE = FIRST_CACHE // 2 // (FLOAT_BYTES * PANEL)
 """About: of a panel that several tiles share, what stays in the first cache beside their rows."""
-ROWS_AT_ONCE = 256 * 1024
-"""Bytes: half of the second cache."""
+ROW_BYTES_AT_ONCE = 256 * 1024
+"""Half of the second cache."""
 FEW_ROWS = 32
 """Up to here it takes longer to wake another thread than to pack its part of the rows."""
 _MOST_INPUTS = 2 * INPUTS_AT_ONCE
@@ -100,7 +100,7 @@ def _multiply_last(rows, x, inputs, panel, y, width):
 def multiply(rows, x, matrix, y):
     """y[rows, outputs] = x[rows, inputs] @ matrix + bias; x and y are addresses, matrix[5] is a `PanelLinear.place`."""
     weights, bias, kind, inputs, outputs = matrix
-    parts, panels = -(-rows * inputs * FLOAT_BYTES // ROWS_AT_ONCE), -(-outputs // PANEL)
+    parts, panels = -(-rows * inputs * FLOAT_BYTES // ROW_BYTES_AT_ONCE), -(-outputs // PANEL)
     packed = np.empty(rows * inputs, np.float32)
     if rows <= FEW_ROWS:
         for part in range(parts):
