@@ -36,7 +36,20 @@ def test_peft_loads_it_and_gives_the_same_logits(tiny: Path, tmp_path: Path) -> 
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), tmp_path / "adapter")
     with torch.inference_mode():
         expected = model(torch.arange(30)[None]).logits[0]
-    torch.testing.assert_close(logits_of(tiny, adapter), expected, rtol=1e-5, atol=1e-5)
+    with adapter.as_written():
+        torch.testing.assert_close(logits_of(tiny, adapter), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapter_is_written_in_float16_and_trained_on_as_it_was(tiny: Path, tmp_path: Path) -> None:
+    adapter = trained(tiny)
+    before = [tensor.clone() for tensor in adapter.parameters()]
+    adapter.save(tmp_path, "tiny")
+    assert {tensor.dtype for tensor in load_file(tmp_path / WEIGHTS_FILE).values()} == {torch.float16}
+    again = Lora.load(tmp_path, adapter.config)
+    with adapter.as_written():
+        assert all(map(torch.equal, adapter.parameters(), again.parameters()))
+        assert not all(map(torch.equal, adapter.parameters(), before))
+    assert all(map(torch.equal, adapter.parameters(), before))
 
 
 def test_an_adapter_of_pefts_own_loads_with_the_same_logits(tiny: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.serving.given import write_adapter
+from tests.serving.given import new_adapter, write_adapter
 from tunery.errors import EngineUnavailable, InvalidRequest
 from tunery.messages import Adapter
 from tunery.models.decoder import Decoder, DecoderConfig
@@ -30,6 +30,7 @@ def size(decoder: Decoder, adapter: Adapter) -> int:
 @pytest.mark.parametrize("compiled", [True, False])
 def test_each_span_of_a_batch_gets_its_own_adapter(decoder: Decoder, adapters: list[Adapter], compiled: bool) -> None:
     loras = [Lora.load(adapter.directory, decoder.config) for adapter in adapters]
+    loras[1] = new_adapter(decoder.config, seed=9, rank=3)  # whose numbers are no float16
     kernels = kernels_for("cpu", torch.float32) if compiled else None
     spans = [(0, 0, 2), (2, 3, 7), (1, 7, 27), (0, 29, 30)]
     layout = decoder.config.layout
@@ -42,6 +43,15 @@ def test_each_span_of_a_batch_gets_its_own_adapter(decoder: Decoder, adapters: l
         for of, start, end in spans:
             expected[start:end] = loras[of].add(1, group, x[start:end], y[start:end].clone())
         torch.testing.assert_close(batch.add(1, group, x, y.clone()), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_compiled_adapter_takes_half_the_memory_where_that_keeps_every_bit(decoder: Decoder) -> None:
+    exact = new_adapter(decoder.config, seed=1, rank=4)
+    kernels = kernels_for("cpu", torch.float32)
+    assert kernels
+    whole = CompiledAdapter(exact, kernels).nbytes
+    with exact.as_written():
+        assert CompiledAdapter(exact, kernels).nbytes == whole / 2
 
 
 def test_the_least_recently_used_goes_first(decoder: Decoder, adapters: list[Adapter]) -> None:

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.training.orders import chat, of, order_in, random_lines, reports, write_lines
@@ -23,6 +24,7 @@ from tunery.messages import (
     TrainingOrder,
 )
 from tunery.models import probe
+from tunery.models.decoder import ModelConfig
 from tunery.models.loader import load
 from tunery.models.lora import Lora, digest
 from tunery.models.probe import Probe
@@ -30,7 +32,7 @@ from tunery.models.tokenizer import Tokenizer
 from tunery.training import loop, objectives, plan
 from tunery.training.data import read
 from tunery.training.loop import train
-from tunery.training.optimizer import learning_rate
+from tunery.training.optimizer import AdapterOptimizer, learning_rate
 from tunery.training.process import settled
 
 
@@ -195,23 +197,27 @@ def peft_run(base: Path, order: TrainingOrder, steps: int, start: Path) -> tuple
     return losses, {n.replace(".default", ""): p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
 
+def adapter_of(saved: Saved, start: Path, config: ModelConfig) -> dict[str, torch.Tensor]:
+    """The trained numbers before they are rounded for a checkpoint."""
+    adapter = Lora.load(start, config)
+    AdapterOptimizer(adapter).restore(load_file(Path(saved.directory) / "state.safetensors"), steps=saved.step)
+    return {name: tensor.detach() for name, tensor in adapter.tensors().items()}
+
+
 def assert_trains_as_peft(tmp_path: Path, base: Path, order: TrainingOrder, tolerance: float, of_each: float) -> None:
     """Errors of losses and of the whole adapter's way, and of each tensor's.
 
     Adam makes a full step of the smallest gradient, whose sign may be rounding: that is the processor's own.
     """
-    config = load(base).config
-    Lora.fresh(config, rank=order.base.lora_rank, alpha=order.base.lora_alpha, seed=order.seed).save(
-        tmp_path / "start", "b"
-    )
-    losses, theirs = peft_run(base, order, 6, tmp_path / "start")
-    ours = until_paused(order, 6)
+    config, start = load(base).config, tmp_path / "start"
+    Lora.fresh(config, rank=order.base.lora_rank, alpha=order.base.lora_alpha, seed=order.seed).save(start, "b")
+    losses, theirs = peft_run(base, order, 6, start)
+    ours = until_paused(msgspec.structs.replace(order, start_adapter=str(start)), 6)
     assert [s.metrics.train_loss for s in of(Stepped, ours)] == pytest.approx(losses, rel=tolerance)
-    trained = Lora.load(of(Checkpointed, ours)[-1].directory, config).tensors()
+    begun, trained = Lora.load(start, config).tensors(), adapter_of(of(Saved, ours)[-1], start, config)
     assert trained.keys() == theirs.keys()
-    moved = Lora.load(tmp_path / "start", config).tensors()
     errors = {name: (trained[name] - tensor).norm() for name, tensor in theirs.items()}
-    ways = {name: (tensor - moved[name]).norm() for name, tensor in theirs.items()}
+    ways = {name: (tensor - begun[name]).norm() for name, tensor in theirs.items()}
     assert torch.stack([*errors.values()]).norm() <= tolerance * torch.stack([*ways.values()]).norm()
     for name, error in errors.items():
         assert error <= of_each * ways[name], name
@@ -239,6 +245,15 @@ def test_the_final_checkpoint_loads_in_peft_and_answers_as_its_probe_says(tmp_pa
     assert max(written.top_logprobs) == len(written.token_ids) - 1
     assert written.agreement(tuned).largest_difference < 1e-4
     assert written.agreement(untuned).largest_difference > probe.TOLERANCE
+
+
+def test_the_full_validation_loss_is_that_of_the_checkpoint_as_written(tmp_path: Path, tiny: Path) -> None:
+    order = order_in(tmp_path, tiny, learning_rate=2e-2)
+    last, decoder = of(Checkpointed, reports(order))[-1], load(tiny)
+    adapter = Lora.load(last.directory, decoder.config)
+    asked = read(order, Tokenizer.load(tiny)).validation
+    measured = objectives.Supervised(decoder, adapter, 1024).evaluate(asked)
+    assert last.metrics.full_valid_loss == pytest.approx(measured.loss, rel=1e-6)
 
 
 def test_a_run_that_diverges_says_at_which_step_and_what_to_change(tmp_path: Path, tiny: Path) -> None:

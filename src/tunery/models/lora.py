@@ -2,12 +2,15 @@
 
 PEFT's format (peft 0.21): adapter_config.json and adapter_model.safetensors with two matrices per linear layer,
 `base_model.model.{module path}.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank]; the layer adds
-scale * x @ A.T @ B.T, scale = alpha / rank (alpha / sqrt(rank) with use_rslora). Source: arXiv 2106.09685.
+scale * x @ A.T @ B.T, scale = alpha / rank (alpha / sqrt(rank) with use_rslora). Source: arXiv 2106.09685. Matrices are
+written in float16 and read in any of PEFT's types.
 """
 
 import hashlib
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,9 @@ from tunery.models.operations import Operation, adapted, add_low_rank
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+WRITTEN = torch.float16
+"""A number is off by 1/2048 of itself at most, which answers don't show (docs/log.md): half of float32's bytes on disk,
+in memory and in what a step of many adapters reads."""
 
 
 class Lora(LowRank):
@@ -69,6 +75,21 @@ class Lora(LowRank):
         tensors = {name: tensor.to(device=device, dtype=dtype) for name, tensor in self.tensors().items()}
         return Lora(self.config, self.rank, self.scale, tensors)
 
+    @contextmanager
+    def as_written(self) -> Iterator[None]:
+        """Meanwhile it is rounded as in its file: what is measured is what will answer."""
+        exact = [tensor.detach().clone() for tensor in self.parameters()]
+        try:
+            self._take([tensor.to(WRITTEN) for tensor in exact])
+            yield
+        finally:
+            self._take(exact)
+
+    def _take(self, values: list[Tensor]) -> None:
+        with torch.no_grad():
+            for tensor, value in zip(self.parameters(), values, strict=True):
+                tensor.copy_(value)
+
     def save(self, directory: str | Path, base_model: str) -> None:
         """Writes PEFT's two files, durably and all or nothing. Equal adapters give equal bytes."""
         with written(Path(directory)) as folder:
@@ -79,7 +100,7 @@ class Lora(LowRank):
         values = _peft_config(self.layout, rank=self.rank, alpha=self.scale * self.rank, base_model=base_model)
         text = json.dumps(values, indent=2, sort_keys=True)
         (folder / CONFIG_FILE).write_text(text + "\n", "utf-8")
-        tensors = {name: t.detach().cpu().contiguous() for name, t in sorted(self.tensors().items())}
+        tensors = {name: t.detach().to("cpu", WRITTEN).contiguous() for name, t in sorted(self.tensors().items())}
         (folder / WEIGHTS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))
 
     def parameters(self) -> list[Tensor]:

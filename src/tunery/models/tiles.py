@@ -5,12 +5,10 @@ The micro-kernel of Van Zee and van de Geijn's BLIS (doi 10.1145/2764454), unrol
 
 import numba
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import carray, float32, int64, types, void
 from numba.core import cgutils
 from numba.extending import intrinsic
-from torch import Tensor
 
 from tunery.models.vectors import FLOAT_BYTES, IN_VECTORS, LANES, fetch, floats_at, load_vector, store_vector
 
@@ -36,19 +34,20 @@ def _everywhere(builder, number):
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, LANES), None))
 
 
-def _load_floats(builder, address, number):
+def load_floats(builder, address, number):
+    """LANES of them, the first of this number."""
     return load_vector(builder, _offset(builder, address, number))
 
 
-def _emit_sums(builder, sums, x, weights, count, ahead=None):
+def _emit_sums(builder, sums, x, weights, count, ahead=None, load=load_floats):
     """sums[rows][vectors] += x[rows, count] @ weights[count, vectors * LANES].
 
-    x is an address, how far its rows lie apart and its columns; weights one and how far its rows do.
+    x is an address, how far its rows lie apart and its columns; weights one and how far its rows do, see `load`.
     """
     (x, apart, step), (weights, line) = x, weights
     with cgutils.for_range(builder, count) as loop:
         first = builder.mul(loop.index, line)
-        vectors = [_load_floats(builder, weights, builder.add(first, _INT(LANES * v))) for v in range(len(sums[0]))]
+        vectors = [load(builder, weights, builder.add(first, _INT(LANES * v))) for v in range(len(sums[0]))]
         if ahead:
             for v in range(len(vectors)):
                 number = builder.add(builder.mul(loop.index, _INT(len(vectors))), _INT(v))
@@ -70,7 +69,7 @@ def _new_sums(builder, rows, vectors, begin, apart):
     """Unrolled, so that they stay in registers; from `begin`, whose rows lie `apart`."""
     places = [_offset(builder, begin, builder.mul(apart, _INT(row))) for row in range(rows)]
     return [
-        [cgutils.alloca_once_value(builder, _load_floats(builder, place, _INT(LANES * v))) for v in range(vectors)]
+        [cgutils.alloca_once_value(builder, load_floats(builder, place, _INT(LANES * v))) for v in range(vectors)]
         for place in places
     ]
 
@@ -111,10 +110,11 @@ def float_tile(_context, rows, x, count, panel, begin, y, ahead):
     return void(int64, int64, int64, int64, _PLACE, _PLACE, _PLACE), generate
 
 
-def _strided(vectors):
+def strided(vectors, load=load_floats):
     """Begin, weights and y are an address and how far rows lie apart; x is that and how far its columns do.
 
-    y[rows, vectors * LANES] = begin + x[rows, count] @ weights[count, vectors * LANES], rows up to STRIP_ROWS.
+    y[rows, vectors * LANES] = begin + x[rows, count] @ weights[count, vectors * LANES], rows up to STRIP_ROWS; `load`
+    makes float32 of weights that are something else.
     """
 
     @intrinsic
@@ -125,7 +125,7 @@ def _strided(vectors):
             for number in range(1, STRIP_ROWS + 1):
                 with builder.if_then(builder.icmp_signed("==", rows, _INT(number))):
                     sums = _new_sums(builder, number, vectors, *begin)
-                    _emit_sums(builder, sums, x, weights, count)
+                    _emit_sums(builder, sums, x, weights, count, load=load)
                     _store(builder, sums, *y)
             return context.get_dummy_value()
 
@@ -134,59 +134,35 @@ def _strided(vectors):
     return tile
 
 
-_wide_tile, _narrow_tile = _strided(STRIP_VECTORS), _strided(1)
-
-
-def in_strips(matrices: list[Tensor]) -> Tensor:
-    """Matrices [count, width] one after another, each in the order in which `multiply` reads it: strip by strip."""
-    return torch.cat([strip.flatten() for matrix in matrices for strip in torch.split(matrix, _strips(matrix), 1)])
-
-
-def _strips(matrix: Tensor) -> list[int]:
-    width, strips = matrix.shape[1], []
-    while width:
-        strips.append(next((size for size in (STRIP, LANES) if width >= size), width))
-        width -= strips[-1]
-    return strips
-
-
-@numba.njit(_PLACE(_PLACE, int64, int64, int64), cache=True, nogil=True)
-def _strip(weights, first, width, count):
-    """Where the strip from column `first` on begins, and how far its rows lie apart."""
-    address, apart = weights
-    if apart:
-        return address + FLOAT_BYTES * first, apart
-    return address + FLOAT_BYTES * first * count, width
+wide_tile, narrow_tile = strided(STRIP_VECTORS), strided(1)
 
 
 @numba.njit(void(int64, _ADDRESSES, int64, _PLACE, int64, _PLACE, int64), **IN_VECTORS)
 def multiply(rows, x, count, weights, width, y, added):
     """y[rows, width] = x[rows, count] @ weights[count, width], or += where `added`.
 
-    weights and y are an address and how far rows lie apart, or 0 for weights `in_strips`; x is that and how far its
-    columns do.
+    weights and y are an address and how far rows lie apart; x is that and how far its columns do.
     """
     zeros = np.zeros(STRIP, dtype=np.float32)
     tiles, first = -(-rows // STRIP_ROWS), 0
     while width - first >= LANES:
         strip = STRIP if width - first >= STRIP else LANES
-        at_weights = _strip(weights, first, strip, count)
+        at_weights = (weights[0] + FLOAT_BYTES * first, weights[1])
         for tile in range(tiles):
             start, end = rows * tile // tiles, rows * (tile + 1) // tiles
             at_x = (x[0] + FLOAT_BYTES * start * x[1], x[1], x[2])
             at_y = (y[0] + FLOAT_BYTES * (start * y[1] + first), y[1])
             begin = at_y if added else (zeros.ctypes.data, 0)
             if strip == STRIP:
-                _wide_tile(end - start, at_x, count, at_weights, begin, at_y)
+                wide_tile(end - start, at_x, count, at_weights, begin, at_y)
             else:
-                _narrow_tile(end - start, at_x, count, at_weights, begin, at_y)
+                narrow_tile(end - start, at_x, count, at_weights, begin, at_y)
         first += strip
-    rest = _strip(weights, first, width - first, count)
     for row in range(rows):
         into = carray(floats_at(y[0] + FLOAT_BYTES * row * y[1]), width)
         for column in range(first, width):
             total = into[column] if added else float32(0)
             for i in range(count):
                 number = floats_at(x[0] + FLOAT_BYTES * (row * x[1] + i * x[2]))[0]
-                total += number * floats_at(rest[0] + FLOAT_BYTES * (i * rest[1] + column - first))[0]
+                total += number * floats_at(weights[0] + FLOAT_BYTES * (i * weights[1] + column))[0]
             into[column] = total

@@ -57,7 +57,7 @@ class CompiledBlocks:
     def _adapters(self, rows: int, lora: BatchLora | None) -> forward.Adapters:
         everywhere = np.full(rows, -1)
         if lora is None:
-            nothing = np.empty((self._config.num_hidden_layers, len(GROUPS), 0, 3), np.int64)
+            nothing = np.empty((self._config.num_hidden_layers, len(GROUPS), 0, 4), np.int64)
             return forward.Adapters(groups_of(everywhere), everywhere, nothing, self._members)
         assert isinstance(lora, CompiledLora)
         everywhere[: len(lora.rows)] = lora.rows

@@ -21,8 +21,8 @@ BLOCK = 32
 """Inputs of an output that have a scale in common."""
 PER_WORD = 8
 """INT4 weights of 32 bits: those of as many inputs."""
-_HALF_BYTES, _WORD_BYTES = 2, 4
-_INT8_BYTES, _INT4_BYTES = PANEL * (FLOAT_BYTES + BLOCK), PANEL * (2 * _HALF_BYTES + BLOCK // 2)
+HALF_BYTES, _WORD_BYTES = 2, 4
+_INT8_BYTES, _INT4_BYTES = PANEL * (FLOAT_BYTES + BLOCK), PANEL * (2 * HALF_BYTES + BLOCK // 2)
 """Of a panel's block: scales [PANEL] and numbers [BLOCK, PANEL]; scales, what is added, and words [4, PANEL]."""
 _AHEAD = 4096
 """Bytes that are fetched before they are widened: what lies there is the same panel or the next."""
@@ -46,11 +46,11 @@ def _emit_halves(read, builder, count, source, room):
     """Numbers of two bytes, which lie as [count, PANEL]."""
     with cgutils.for_range(builder, count) as loop:
         line = builder.mul(loop.index, _INT(PANEL))
-        its_source = builder.add(source, builder.mul(line, _INT(_HALF_BYTES)))
-        _fetch_ahead(builder, its_source, _HALF_BYTES * PANEL)
+        its_source = builder.add(source, builder.mul(line, _INT(HALF_BYTES)))
+        _fetch_ahead(builder, its_source, HALF_BYTES * PANEL)
         into = builder.add(room, builder.mul(line, _INT(FLOAT_BYTES)))
         for number in range(0, PANEL, LANES):
-            vector = read(builder, builder.add(its_source, _INT(_HALF_BYTES * number)))
+            vector = read(builder, builder.add(its_source, _INT(HALF_BYTES * number)))
             store_vector(builder, vector, builder.add(into, _INT(FLOAT_BYTES * number)))
 
 
@@ -69,6 +69,11 @@ def _float16(builder, place):
     scaled = builder.fmul(builder.bitcast(size, _vector(_FLOAT)), _floats(2.0**112))  # the exponents' biases are apart
     sign = builder.shl(builder.and_(half, _everywhere(0x8000)), _everywhere(16))
     return builder.bitcast(builder.or_(builder.bitcast(scaled, _vector(_I32)), sign), _vector(_FLOAT))
+
+
+def load_halves(builder, address, number):
+    """LANES float16 numbers in float32, the first of this number; for tiles.strided."""
+    return _float16(builder, builder.add(address, builder.mul(number, _INT(HALF_BYTES))))
 
 
 def _fetch_ahead(builder, source, size):
@@ -99,10 +104,10 @@ def _emit_int8(builder, source, first, room):
 def _emit_int4(builder, source, first, room):
     """Half of a word's amounts stay where they lie, and their scale is the smaller for it, by a power of two."""
     half = PER_WORD // 2
-    scale = _float16(builder, builder.add(source, _INT(_HALF_BYTES * first)))
-    least = _float16(builder, builder.add(source, _INT(_HALF_BYTES * (PANEL + first))))
+    scale = _float16(builder, builder.add(source, _INT(HALF_BYTES * first)))
+    least = _float16(builder, builder.add(source, _INT(HALF_BYTES * (PANEL + first))))
     scales = [builder.fmul(scale, _floats(0.0625**k)) for k in range(half)]
-    words = builder.add(source, _INT(2 * _HALF_BYTES * PANEL + _WORD_BYTES * first))
+    words = builder.add(source, _INT(2 * HALF_BYTES * PANEL + _WORD_BYTES * first))
     for number in range(BLOCK // PER_WORD):
         word = load_vector(builder, builder.add(words, _INT(_WORD_BYTES * PANEL * number)), _I32)
         high = builder.lshr(word, _everywhere(4 * half))
@@ -140,7 +145,7 @@ def bytes_of(kind, count):
     """Of a panel with so many inputs."""
     if kind in (INT8, INT4):
         return -(-count // BLOCK) * (_INT8_BYTES if kind == INT8 else _INT4_BYTES)
-    return count * PANEL * (FLOAT_BYTES if kind == FLOAT32 else _HALF_BYTES)
+    return count * PANEL * (FLOAT_BYTES if kind == FLOAT32 else HALF_BYTES)
 
 
 @numba.njit(void(int64, int64, int64, int64, int64), cache=True, nogil=True, parallel=True)

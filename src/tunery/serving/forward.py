@@ -69,7 +69,7 @@ class Adapters(NamedTuple):
     rows: Places
     """[T]"""
     matrices: Places
-    """[L, 4, A, 3]"""
+    """[L, 4, A, 4]"""
     members: Places
     """[4, 3]: numbers of outputs, 0 where a group has fewer members"""
 

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tunery.models.loops import highest_of
-from tunery.models.tiles import STRIP_ROWS, in_strips, multiply
+from tunery.models.tiles import STRIP_ROWS, multiply
 from tunery.models.vectors import FLOAT_BYTES, IN_VECTORS, LINE_BYTES, exp, fetch_line
+from tunery.serving import strips
+from tunery.serving.strips import FORMATS, in_strips
 
-__all__ = ["add_low_rank", "attend", "groups_of", "in_strips", "use_threads", "write"]
+__all__ = ["FORMATS", "add_low_rank", "attend", "groups_of", "in_strips", "use_threads", "write"]
 Places = NDArray[np.int64]
 FEW_TOKENS = 256
 """Up to here it takes longer to wake another thread than to do its part."""
@@ -54,8 +56,8 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, tables: Places, lengths: Pla
 def add_low_rank(x: Tensor, y: Tensor, rows: Places, matrices: Places, members: Places) -> None:
     """Adds each row's own adapter of a group of linear layers to y[T, out] in place; x[T, in].
 
-    rows[T] is the adapter's place in matrices[A, 3], or -1: where its down [in, M * rank] and its members' ups
-    [rank, out] lie `in_strips`, and its rank. members[M] are their numbers of outputs; 0 is no member.
+    rows[T] is the adapter's place in matrices[A, 4], or -1: where its down [in, M * rank] and its members' ups
+    [rank, out] lie `in_strips`, its rank and its format. members[M] are their numbers of outputs; 0 is no member.
     """
     _add_low_rank(groups_of(rows), x.contiguous().numpy(), y.numpy(), rows, matrices, members)
 
@@ -170,17 +172,18 @@ def add_to_rows(start, end, x, y, rows, matrices, members):
     """For rows of one adapter that lie one after another; see add_low_rank."""
     if rows[start] < 0:
         return
-    address, rank = matrices[rows[start], 1], matrices[rows[start], 2]
+    where = matrices[rows[start]]
+    down, address, rank, kind = where[0], where[1], where[2], where[3]
     width = (members > 0).sum() * rank
     low = np.empty((end - start, width), dtype=np.float32)
     at_x = (x[start:].ctypes.data, x.shape[1], 1)
-    multiply(end - start, at_x, x.shape[1], (matrices[rows[start], 0], 0), width, (low.ctypes.data, width), 0)
+    strips.multiply(end - start, at_x, x.shape[1], (down, kind), width, (low.ctypes.data, width), 0)
     first = 0
     for member in range(width // rank):
         outputs = members[member]
         at_low, at_y = (low[:, member * rank :].ctypes.data, width, 1), (y[start:, first:].ctypes.data, y.shape[1])
-        multiply(end - start, at_low, rank, (address, 0), outputs, at_y, 1)
-        address += rank * outputs * FLOAT_BYTES
+        strips.multiply(end - start, at_low, rank, (address, kind), outputs, at_y, 1)
+        address += strips.strip_bytes(kind, rank, outputs)
         first += outputs
 
 

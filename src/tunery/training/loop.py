@@ -169,7 +169,8 @@ class _Run:
         if not self._validation:
             return None
         began = time.monotonic()
-        measured = self._objective.evaluate(self._validation)
+        with self._lora.as_written():
+            measured = self._objective.evaluate(self._validation)
         self._pace.evaluation(time.monotonic() - began)
         return measured
 
@@ -179,7 +180,7 @@ class _Run:
 
     def _checkpoint(self, metrics: StepMetrics, *, final: bool) -> Checkpointed:
         directory = self._directory / f"checkpoint-{metrics.step}"
-        with written(directory) as folder:
+        with written(directory) as folder, self._lora.as_written():
             self._lora.write(folder, self._order.base.name)
             probe.measure(self._decoder, self._lora, self._probe_ids).write(folder)
         return Checkpointed(
