@@ -109,7 +109,9 @@ def test_one_line_of_half_a_gigabyte_is_never_held() -> None:
     assert (summary.bytes, summary.first_findings[0].rule) == (512_000_000, "line_too_long")
 
 
-@pytest.mark.parametrize("packed", [gzip.compress(b"{}\n" * 9999), "{}\n".encode("utf-16"), b"PK\x03\x04..."])
+@pytest.mark.parametrize(
+    "packed", [gzip.compress(b"{}\n" * 9999), "{}\n".encode("utf-16"), b"PK\x03\x04..."], ids=["gzip", "utf-16", "zip"]
+)
 def test_packed_files_get_one_finding(packed: bytes) -> None:
     summary, findings = checked(packed)
     assert [finding.rule for finding in findings] == ["not_jsonl"]
