@@ -1,6 +1,6 @@
 """A thousand deployments on one base, over the whole service: python benchmarks/fleet.py make|deploy|measure
 
-`make` writes the homes: tuned models of rank 16 (random, each with its probe), as if jobs had made them; some 20 GB for
+`make` writes the homes: tuned models of rank 16 (random, each with its probe), as if jobs had made them; some 10 GB for
 a thousand. `deploy` PUTs a deployment for each and waits until all answer. `measure` starts the service anew and tells:
 when it answers, how long listings take, the first token of adapters in memory and of others, whether every deployment
 answers, how fast eight of all are beside eight of eight (a second home), and what memory all that takes.
