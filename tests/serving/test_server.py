@@ -372,6 +372,20 @@ def test_a_killed_engine_breaks_its_streams_and_the_next_request_starts_another(
     with_pool(base, tmp_path, use)
 
 
+def test_who_has_heard_nothing_of_a_killed_engine_is_answered_by_the_next(base: BaseModel, tmp_path: Path) -> None:
+    async def use(pool: EnginePool) -> None:
+        expected = await pool_text(pool, ask("The quick"))
+        killed = pool.pid(TINY)
+        os.kill(killed, signal.SIGSTOP)
+        asked = [asyncio.create_task(pool_text(pool, ask("The quick"))) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        os.kill(killed, signal.SIGKILL)
+        assert await asyncio.gather(*asked) == [expected] * 3
+        assert pool.pid(TINY) != killed
+
+    with_pool(base, tmp_path, use)
+
+
 def test_a_hung_engine_is_killed_and_its_streams_end_with_an_error(base: BaseModel, tmp_path: Path) -> None:
     async def use(pool: EnginePool) -> None:
         answers = pool.generate(TINY, ask("0123", **ENDLESS))

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Collection
 from pathlib import Path
 
 from tunery.bases import BaseModel
-from tunery.errors import EngineUnavailable, NotFound
+from tunery.errors import EngineStopped, EngineUnavailable, NotFound
 from tunery.messages import Adapter, Done, Generate, Piece, Started
 from tunery.serving.client import EngineClient
 from tunery.serving.commands import Command
@@ -51,7 +51,22 @@ class EnginePool:
         self._engines: dict[Weights, _Engine] = {}
 
     async def generate(self, weights: Weights, request: Generate) -> AsyncGenerator[Started | Piece | Done, None]:
-        """See EngineClient.generate."""
+        """See EngineClient.generate. Who has heard nothing yet when the engine goes away asks the next one, once."""
+        heard = False
+        try:
+            async with contextlib.aclosing(self._ask(weights, request)) as answers:
+                async for answer in answers:
+                    heard = True
+                    yield answer
+        except EngineStopped:
+            if heard:
+                raise
+        if not heard:
+            async with contextlib.aclosing(self._ask(weights, request)) as answers:
+                async for answer in answers:
+                    yield answer
+
+    async def _ask(self, weights: Weights, request: Generate) -> AsyncGenerator[Started | Piece | Done, None]:
         client = await self._engine(weights).client()
         async with contextlib.aclosing(client.generate(request)) as answers:
             async for answer in answers:
