@@ -5,9 +5,10 @@ In LLVM's own vectors, as tiles.py.
 
 from functools import partial
 
+import llvmlite.binding as llvm
 import numba
 from llvmlite import ir
-from numba import int64, prange, void
+from numba import config, int64, prange, void
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -24,6 +25,8 @@ PER_WORD = 8
 HALF_BYTES, _WORD_BYTES = 2, 4
 _INT8_BYTES, _INT4_BYTES = PANEL * (FLOAT_BYTES + BLOCK), PANEL * (2 * HALF_BYTES + BLOCK // 2)
 """Of a panel's block: scales [PANEL] and numbers [BLOCK, PANEL]; scales, what is added, and words [4, PANEL]."""
+WIDENS_HALVES = llvm.get_host_cpu_features().get("f16c", False) and not (config.CPU_NAME or config.CPU_FEATURES)
+"""The processor does, and numba compiles for it unless it is told of another."""
 _AHEAD = 4096
 """Bytes that are fetched before they are widened: what lies there is the same panel or the next."""
 
@@ -60,10 +63,12 @@ def _bfloat16(builder, place):
 
 
 def _float16(builder, place):
-    """By its bits, as not every processor has an instruction for it and LLVM has no other way.
+    """By its bits where the processor has no instruction for it: LLVM has no other way and ends the process.
 
-    What is no number becomes one: no matrix that has such weights is kept in this format.
+    What is no number may become one: no matrix that has such weights is kept in this format.
     """
+    if WIDENS_HALVES:
+        return builder.fpext(load_vector(builder, place, ir.HalfType()), _vector(_FLOAT))
     half = builder.zext(load_vector(builder, place, _I16), _vector(_I32))
     size = builder.shl(builder.and_(half, _everywhere(0x7FFF)), _everywhere(13))
     scaled = builder.fmul(builder.bitcast(size, _vector(_FLOAT)), _floats(2.0**112))  # the exponents' biases are apart
