@@ -131,22 +131,23 @@ def _add(x, out):
 @numba.njit(void(int64, int64, int64, _ADAPTERS, _ROOM), cache=True, nogil=True)
 def _adapt(stage, group, layer, adapters, room):
     """Adds the low-rank terms of the product just made."""
-    start, end = adapters.starts[group], adapters.starts[group + 1]
-    rows, matrices, members = adapters.rows, adapters.matrices[layer], adapters.members
     if stage == AFTER_QKV:
-        add_to_rows(start, end, room.normed, room.qkv, rows, matrices[QKV], members[QKV])
+        which, x, y = QKV, room.normed, room.qkv
     elif stage == AFTER_O:
-        add_to_rows(start, end, room.mixed, room.out, rows, matrices[MIXED], members[MIXED])
+        which, x, y = MIXED, room.mixed, room.out
     elif stage == AFTER_GATE_UP:
-        add_to_rows(start, end, room.normed, room.gate_up, rows, matrices[GATE_UP], members[GATE_UP])
-    elif stage == AFTER_DOWN:
-        add_to_rows(start, end, room.inner, room.out, rows, matrices[DOWN], members[DOWN])
+        which, x, y = GATE_UP, room.normed, room.gate_up
+    else:
+        which, x, y = DOWN, room.inner, room.out
+    start, end = adapters.starts[group], adapters.starts[group + 1]
+    add_to_rows(start, end, x, y, adapters.rows, adapters.matrices[layer, which], adapters.members[which])
 
 
 @numba.njit(void(int64, int64, int64, *_STEP), cache=True, nogil=True)
 def _group(stage, group, layer, x, blocks, batch, adapters, room):
     """What happens between two products to neighbours of one adapter."""
-    _adapt(stage, group, layer, adapters, room)
+    if stage != BEGIN:
+        _adapt(stage, group, layer, adapters, room)
     for row in range(adapters.starts[group], adapters.starts[group + 1]):
         if stage == AFTER_QKV:
             _to_cache(row, layer, blocks, batch, room)
