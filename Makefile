@@ -10,8 +10,9 @@ STAMP := $(VENV)/.installed
 demo: setup
 	$(BIN)/tunery demo
 
+# Two processes share the tests, a file at a time; their threads sleep soon while they wait for each other.
 test: setup browser
-	$(BIN)/python -m pytest
+	GOMP_SPINCOUNT=3000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 serve: setup
 	$(BIN)/tunery serve --home $(HOME_DIR)

@@ -18,7 +18,7 @@ from typing import Any
 import openai
 
 from live import Answer, Service, ask, engine_usage, free_port, processes, quantile, send, serving
-from tunery import app
+from tunery import wiring
 from tunery.accounts import Wanted as WantedAccount
 from tunery.catalog import BUNDLED
 from tunery.deploying import Wanted
@@ -159,7 +159,7 @@ def _body(prompt: str, tokens: int) -> dict[str, Any]:
 
 def prepared(home: Path, threads: int) -> Crowd:
     """Two accounts with the base deployed in each."""
-    rooms = app.services(Settings(home=home))
+    rooms = wiring.services(Settings(home=home))
     first = rooms.accounts.first()
     wanted = WantedAccount(location=first.location)
     other, _ = rooms.accounts.put(first.subscription_id, first.resource_group, OTHER, wanted, by="benchmark")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from live import Answer, Service, free_port, processes, quantile, serving
-from tunery import adapters, app
+from tunery import adapters, wiring
 from tunery.catalog import BUNDLED
 from tunery.models import loader, lora, probe
 from tunery.models.lora import Lora
@@ -53,7 +53,7 @@ def make(home: Path, count: int) -> None:
     """Tuned models without the jobs that would have made them."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "tunery.toml").write_text(TOML)
-    rooms = app.services(load(home=home))
+    rooms = wiring.services(load(home=home))
     account, blobs = rooms.accounts.first(), rooms.store.blobs
     base = rooms.settings.models / BUNDLED
     decoder = loader.load(str(base), "cpu", linear=linear_for("cpu"))

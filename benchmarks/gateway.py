@@ -19,7 +19,7 @@ from typing import Any
 import uvicorn
 
 from live import ask, free_port, quantile
-from tunery import app
+from tunery import app, wiring
 from tunery.catalog import BUNDLED
 from tunery.deploying import Wanted
 from tunery.messages import Adapter, Done, Generate, Piece, Started
@@ -54,7 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=Path(folder) / "home", port=free_port(), tls_port=0)
-        rooms = app.services(settings)
+        rooms = wiring.services(settings)
         account = rooms.accounts.first()
         key = rooms.accounts.keys(account)[0]
         rooms.deployer.put(account, "base", Wanted(model=BUNDLED), by="benchmark")
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def serve(settings: Settings) -> None:
-    application = app.web(app.services(settings), Talker())  # type: ignore[arg-type]
+    application = app.web(wiring.services(settings), Talker())  # type: ignore[arg-type]
     config = {"host": "127.0.0.1", "port": settings.port, "lifespan": "off", "log_level": "warning"}
 
     async def run() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunery import app
+from tunery import wiring
 from tunery.messages import Usage
 from tunery.serving.client import EngineClient
 from tunery.settings import Settings, load
@@ -52,7 +52,7 @@ class Service:
         self.home, self.port = home, port
         self._environment = os.environ | {"TUNERY_SERVING_THREADS": str(threads)}
         self.settings: Settings = load(home=home, port=port, tls_port=0)
-        rooms = app.services(self.settings)
+        rooms = wiring.services(self.settings)
         self.account = rooms.accounts.first()
         self.key = rooms.accounts.keys(self.account)[0]
         self._token = rooms.access.issue_token(name="benchmark", audience=self.settings.arm_audience)

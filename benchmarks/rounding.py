@@ -1,7 +1,7 @@
 """What an adapter loses where it is written: python benchmarks/rounding.py --training F.jsonl --validation F.jsonl
 
-Trains the bundled base and pauses before the last step, which leaves the same adapter twice: its state in float32 and
-its checkpoint in float16. Tells the validation loss of either, how far apart their log probabilities of the validation
+Trains the bundled base for all epochs but one, which leaves the same adapter twice: its state in float32 and its
+checkpoint in float16. Tells the validation loss of either, how far apart their log probabilities of the validation
 file's trained tokens are, and how often the most likely token is another.
 """
 
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tunery.bases import BaseModel
 from tunery.catalog import BUNDLED
-from tunery.messages import Checkpointed, Prepared, Report, Saved, TrainingOrder
+from tunery.messages import Checkpointed, Saved, TrainingOrder
 from tunery.models.decoder import Model, attend_causally
 from tunery.models.loader import load
 from tunery.models.lora import Lora
@@ -59,12 +59,10 @@ def order(folder: Path, options: argparse.Namespace) -> TrainingOrder:
 
 
 def compare(order: TrainingOrder) -> None:
-    kept = last_of(order)
+    checkpoint, saved = after_an_epoch(order)
     decoder = load(order.base.directory)
-    written = Lora.load(kept[Checkpointed].directory, decoder.config)
-    exact = Lora.load(kept[Checkpointed].directory, decoder.config)
-    state = load_file(Path(kept[Saved].directory) / "state.safetensors")
-    AdapterOptimizer(exact).restore(state, steps=kept[Saved].step)
+    written, exact = (Lora.load(checkpoint.directory, decoder.config) for _ in range(2))
+    AdapterOptimizer(exact).restore(load_file(Path(saved.directory) / "state.safetensors"), steps=saved.step)
     examples = read(order, Tokenizer.load(order.base.directory)).validation
     for name, adapter in (("float32", exact), ("float16", written)):
         print(f"{name}: validation loss {Supervised(decoder, adapter, 1024).evaluate(examples).loss:.7f}")
@@ -78,19 +76,15 @@ def compare(order: TrainingOrder) -> None:
     print(f"the most likely token is the same at {int(alike.sum())} of {len(alike)} places")
 
 
-def last_of(order: TrainingOrder) -> dict[type[Report], Report]:
-    """The last report of each kind, of a run that paused before its last step."""
-    kept: dict[type[Report], Report] = {}
-    asked = 0
-
-    def before_the_last() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked == kept[Prepared].total_steps - 1
-
-    for report in train(order, before_the_last):
-        kept[type(report)] = report
-    return kept
+def after_an_epoch(order: TrainingOrder) -> tuple[Checkpointed, Saved]:
+    """The same adapter twice, as a checkpoint has it and as a state does, when one epoch is left."""
+    checkpoints = []
+    for report in train(order, lambda: False):
+        if isinstance(report, Checkpointed):
+            checkpoints.append(report)
+        elif isinstance(report, Saved) and len(checkpoints) == order.n_epochs - 1:
+            return checkpoints[-1], report
+    raise SystemExit("at least two epochs are needed")
 
 
 def logprobs(decoder: Model, adapter: Lora, example: Example) -> torch.Tensor:

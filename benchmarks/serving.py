@@ -5,8 +5,8 @@
 
 Each contender is a server of its own that holds the bundled base in float32 and the same LoRA adapters of rank 16 (made
 here, random). A cell is so many clients at once, one request each, greedy, the end of text ignored; adapters go round
-the clients. Contenders take turns at each cell, whose first round, of one token each, only loads adapters; who has no
-turn is halted.
+the clients. All cells and contenders have their turn in every round, the first of which, of one token each, only loads
+adapters; who has no turn is halted. `of base` is the median of what a round's cell is beside the one without adapters.
 `transformers` answers a batch as a whole, so it has no time to first token. Peers live in environments of their own
 under --peers, made at the first run.
 """
@@ -85,6 +85,10 @@ class Answer:
     ended: float = 0.0
 
 
+Cell = tuple[str, int, int]
+"""Kind of prompts, adapters, clients."""
+
+
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a benchmark that is stopped takes its servers with it
     options = _options()
@@ -96,15 +100,19 @@ def main() -> None:
         for server in servers:
             server.ready()
         tokenizer = Tokenizer.load(options.base)
-        found = []
-        for prompts in options.prompts.split(","):
-            for adapters in options.adapters:
-                for clients in options.clients:
-                    if adapters <= clients:
-                        found += _cell(servers, (prompts, adapters, clients), options, tokenizer.eos_ids)
-                        _show(found[-len(servers) :], Console(width=140))
-                        if options.json:
-                            options.json.write_text(json.dumps(found, indent=2) + "\n")
+        cells = [
+            (prompts, adapters, clients)
+            for prompts in options.prompts.split(",")
+            for adapters in options.adapters
+            for clients in options.clients
+            if adapters <= clients
+        ]
+        rounds = _rounds(servers, cells, options, tokenizer.eos_ids)
+        found = [row for cell in cells for row in _rows(servers, cell, rounds, options.tokens)]
+    for number in range(0, len(found), len(servers)):
+        _show(found[number : number + len(servers)], Console(width=140))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def _options() -> argparse.Namespace:
@@ -189,30 +197,44 @@ def _environment(peer: str, folder: Path) -> Path:
     return python
 
 
-def _cell(
-    servers: list[Server], cell: tuple[str, int, int], options: argparse.Namespace, ends: frozenset[int]
-) -> list[dict[str, Any]]:
-    prompts, adapters, clients = cell
-    rounds: dict[str, list[list[Answer]]] = {server.name: [] for server in servers}
+def _rounds(
+    servers: list[Server], cells: list[Cell], options: argparse.Namespace, ends: frozenset[int]
+) -> dict[tuple[Cell, str], list[list[Answer]]]:
+    """Of each cell and contender. All cells have their turn before any has its next: the machine's speed changes."""
+    rounds: dict[tuple[Cell, str], list[list[Answer]]] = {(cell, one.name): [] for cell in cells for one in servers}
     for number in range(-1, options.repeat):
-        for server in servers:
-            bodies = [
-                _body(
-                    server.name,
-                    _prompt(prompts, f"{number}{client}"),
-                    client % adapters if adapters else None,
-                    options.tokens if number >= 0 else 1,
-                    ends,
-                )
-                for client in range(clients)
-            ]
-            _only(server, servers)
-            answers = asyncio.run(_load(server, bodies))
-            if number >= 0:
-                rounds[server.name].append(answers)
-    rows = [_row(server, cell, rounds[server.name], options.tokens) for server in servers]
-    for row in rows:
+        for cell in cells:
+            for server in servers:
+                tokens = options.tokens if number >= 0 else 1
+                _only(server, servers)
+                answers = asyncio.run(_load(server, _bodies(server.name, cell, number + 1, tokens, ends)))
+                if number >= 0:
+                    rounds[cell, server.name].append(answers)
+    return rounds
+
+
+def _bodies(name: str, cell: Cell, number: int, tokens: int, ends: frozenset[int]) -> list[dict[str, Any]]:
+    """No cell and no round asks what another has asked."""
+    prompts, adapters, clients = cell
+    return [
+        _body(
+            name, _prompt(prompts, f"{number}{clients}{client}"), client % adapters if adapters else None, tokens, ends
+        )
+        for client in range(clients)
+    ]
+
+
+def _rows(
+    servers: list[Server], cell: Cell, rounds: dict[tuple[Cell, str], list[list[Answer]]], tokens: int
+) -> list[dict[str, Any]]:
+    prompts, _, clients = cell
+    base = (prompts, 0, clients)
+    rows = [_row(server, cell, rounds[cell, server.name], tokens) for server in servers]
+    for row, server in zip(rows, servers, strict=True):
         row["tunery_is_times_as_fast"] = rows[0]["tokens_a_second"] / row["tokens_a_second"]
+        turns = zip(rounds[cell, server.name], rounds.get((base, server.name), []), strict=False)
+        ratios = [_seconds(alone) / _seconds(answers) for answers, alone in turns]
+        row["of_base"] = statistics.median(ratios) if ratios else None
     return rows
 
 
@@ -263,8 +285,12 @@ async def _ask(server: Server, body: dict[str, Any]) -> Answer:
     return answer
 
 
-def _row(server: Server, cell: tuple[str, int, int], rounds: list[list[Answer]], tokens: int) -> dict[str, Any]:
-    seconds = [max(a.ended for a in answers) - min(a.began for a in answers) for answers in rounds]
+def _seconds(answers: list[Answer]) -> float:
+    return max(answer.ended for answer in answers) - min(answer.began for answer in answers)
+
+
+def _row(server: Server, cell: Cell, rounds: list[list[Answer]], tokens: int) -> dict[str, Any]:
+    seconds = [_seconds(answers) for answers in rounds]
     everyone = [answer for answers in rounds for answer in answers]
     gaps = sorted(later - earlier for a in everyone for earlier, later in zip(a.arrivals, a.arrivals[1:], strict=False))
     firsts = sorted(answer.arrivals[0] - answer.began for answer in everyone)
@@ -306,10 +332,12 @@ def _show(rows: list[dict[str, Any]], console: Console) -> None:
         "token_p99_ms",
         "memory_mib",
     )
-    table = Table("", *(name.replace("_", " ") for name in names), "tunery is ... times as fast", title=title)
+    heads = (*(name.replace("_", " ") for name in names), "tunery is ... times as fast", "of base")
+    table = Table("", *heads, title=title)
     for row in rows:
         values = ("-" if row[name] is None else f"{row[name]:.1f}" for name in names)
-        table.add_row(row["contender"], *values, f"{row['tunery_is_times_as_fast']:.2f}")
+        of_base = "-" if row["of_base"] is None else f"{row['of_base']:.2f}"
+        table.add_row(row["contender"], *values, f"{row['tunery_is_times_as_fast']:.2f}", of_base)
     console.print(table)
 
 

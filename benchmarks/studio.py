@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from playwright.sync_api import Page, sync_playwright
 
 from live import Service, free_port, resident_mib, serving
-from tunery import app
+from tunery import wiring
 from tunery.messages import StepMetrics
 from tunery.records import new_id
 from tunery.results import metrics_on_the_wire, results_csv
@@ -254,7 +254,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        rooms = app.services(load(home=home))
+        rooms = wiring.services(load(home=home))
         file, jobs = Filling(rooms, files=given.files, jobs=given.jobs, events=given.events).fill()
         sessions = Sessions(rooms)
         service = Service(home, port=free_port())

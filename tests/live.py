@@ -17,8 +17,7 @@ import uvicorn
 from tests.fake_training import FakeTrainer
 from tests.fakes import FakeGenerator
 from tests.waiting import PATIENCE, until
-from tunery import app as wiring
-from tunery import certificates
+from tunery import app, certificates, wiring
 from tunery.errors import TuneryError
 from tunery.estimates import Estimates, Planner
 from tunery.messages import Adapter
@@ -166,9 +165,9 @@ async def _serve(
     rooms: Services, engines: FakeEngines, paths: certificates.Certificates, ready: threading.Event, box: dict[str, Any]
 ) -> None:
     settings = rooms.settings
-    application = wiring.web(rooms, engines)  # type: ignore[arg-type]
+    application = app.web(rooms, engines)  # type: ignore[arg-type]
     if settings.studio:
-        mount.install(application, wiring.studio_of(rooms, application))
+        mount.install(application, app.studio_of(rooms, application))
     common: dict[str, Any] = {"host": "127.0.0.1", "http": "h11", "lifespan": "off", "log_level": "warning"}
     common["timeout_graceful_shutdown"] = 1  # pages keep their sockets open
     ports: list[Port] = []
@@ -180,10 +179,10 @@ async def _serve(
     box["stop"] = stop
     async with application.router.lifespan_context(application):
         ports += [
-            Port(uvicorn.Config(wiring.entrance(application), port=settings.port, **common)),
+            Port(uvicorn.Config(app.entrance(application), port=settings.port, **common)),
             Port(
                 uvicorn.Config(
-                    wiring.entrance(application),
+                    app.entrance(application),
                     port=settings.tls_port,
                     ssl_certfile=paths.certificate,
                     ssl_keyfile=paths.key,

@@ -17,7 +17,7 @@ LAYERS = [
     {"rights_cli"},
     {"demo"},
     {"serve"},
-    {"app"},
+    {"app", "wiring"},
     {"studio"},
     {"api", "worker"},
     {"rooms"},
@@ -34,7 +34,7 @@ LAYERS = [
     {"erasure"},
     {"adapters", "keyfiles", "metering", "machine"},
     {"examples", "recipe", "certificates", "roles", "sample"},
-    {"store"},
+    {"store", "address"},
     {"records", "messages", "settings"},
     {"errors", "parent", "options", "bases", "host", "weights"},
 ]
@@ -45,7 +45,7 @@ ENGINE_MAY_IMPORT = {
     "models": {"bases", "messages", "records", "errors", "weights"},
 }
 SEAMS = {
-    ("app", "tunery.training.local"),
+    ("wiring", "tunery.training.local"),
     ("app", "tunery.serving.pool"),
     ("serve", "tunery.serving.pool"),
     ("serve", "tunery.serving.commands"),
@@ -102,9 +102,9 @@ def test_torch_is_imported_in_its_rooms_only(path: Path) -> None:
     assert allowed or not uses
 
 
-def test_a_command_starts_without_torch_and_without_nicegui() -> None:
+def test_a_command_starts_without_torch_and_without_web_frameworks() -> None:
     """Each takes longer to import than most commands run."""
-    script = "import sys, tunery.cli; print(sorted({'torch', 'nicegui'} & set(sys.modules)))"
+    script = "import sys, tunery.cli; print(sorted({'torch', 'nicegui', 'fastapi', 'uvicorn'} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert loaded == "[]\n"
 

@@ -11,9 +11,9 @@ import pytest
 from tests.models.tiny import write_base, write_other
 from tests.test_files import jsonl
 from tests.waiting import PATIENCE
-from tunery import app as wiring
-from tunery import serve
+from tunery import serve, wiring
 from tunery.accounts import Wanted
+from tunery.address import write_address
 from tunery.catalog import BUNDLED
 from tunery.errors import InvalidRequest
 from tunery.messages import Done
@@ -53,7 +53,7 @@ def test_a_refusal_is_a_sentence_and_not_a_traceback(tmp_path: Path) -> None:
 
 
 def test_env_az_prints_what_az_needs_and_the_same_again(tmp_path: Path) -> None:
-    serve.write_address(Settings(home=tmp_path), tmp_path / "ca.pem")
+    write_address(Settings(home=tmp_path), tmp_path / "ca.pem")
     printed = [tunery("env", "--az", "--home", str(tmp_path)).stdout for _ in range(2)]
     stable = [[line for line in out.splitlines() if "TOKEN" not in line] for out in printed]
     assert stable[0] == stable[1]
@@ -87,7 +87,7 @@ def test_usage_shows_what_was_counted_as_a_table_and_as_csv(tmp_path: Path) -> N
 def test_env_prints_the_key_and_the_path_of_the_account_asked_for(tmp_path: Path) -> None:
     chosen = Settings(home=tmp_path, models=tmp_path)
     rooms = wiring.services(chosen)
-    serve.write_address(chosen, tmp_path / "ca.pem")
+    write_address(chosen, tmp_path / "ca.pem")
     first = rooms.accounts.first()
     wanted = Wanted(location="local", sub_domain="2nd")
     second, _ = rooms.accounts.put(first.subscription_id, first.resource_group, "second", wanted, by="tests")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.live import LiveService, live_service
 from tests.waiting import until
-from tunery import app
+from tunery import app, wiring
 from tunery.catalog import BUNDLED
 from tunery.deploying import Wanted
 from tunery.errors import EngineStopped, InvalidRequest, TuneryError
@@ -37,7 +37,7 @@ class Mounter:
 
 @pytest.fixture
 def rooms(tmp_path: Path) -> Iterator[Services]:
-    rooms = app.services(Settings(home=tmp_path))
+    rooms = wiring.services(Settings(home=tmp_path))
     yield rooms
     rooms.close()
 
@@ -105,7 +105,7 @@ def test_weights_are_needed_by_what_answers_or_soon_will(rooms: Services) -> Non
 
 @pytest.mark.parametrize("elsewhere", [{"engine": "vllm"}, {"device": "cuda"}])
 def test_int8_is_refused_where_no_engine_of_this_service_has_it(tmp_path: Path, elsewhere: dict[str, str]) -> None:
-    rooms = app.services(Settings(home=tmp_path, **elsewhere))
+    rooms = wiring.services(Settings(home=tmp_path, **elsewhere))
     with pytest.raises(InvalidRequest, match="own engine on the CPU") as refused:
         rooms.deployer.put(rooms.accounts.first(), "d", Wanted(model=BUNDLED, quantization="int8"), by="test")
     assert refused.value.param == "quantization"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer.main
 
-from tunery import app as wiring
+from tunery import app, wiring
 from tunery.cli import app as command_line
 from tunery.serving import commands
 from tunery.serving.pool import EnginePool
@@ -30,7 +30,7 @@ def documented() -> dict[tuple[str, str], str]:
 def operations(tmp_path: Path) -> set[tuple[str, str]]:
     rooms = wiring.services(Settings(home=tmp_path, models=tmp_path))
     engines = EnginePool({}.get, tmp_path, commands.embedded(threads=1, device="cpu"), silence_seconds=1)
-    paths = wiring.web(rooms, engines).openapi()["paths"]
+    paths = app.web(rooms, engines).openapi()["paths"]
     rooms.close()
     return {(method.upper(), path) for path, methods in paths.items() for method in methods}
 

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.waiting import PATIENCE
-from tunery import app as wiring
+from tunery import wiring
 from tunery.errors import SignInRefused
 from tunery.records import PrincipalKind
 from tunery.settings import Settings

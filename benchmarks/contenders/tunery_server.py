@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import uvicorn
 
-from tunery import app
+from tunery import app, wiring
 from tunery.catalog import BUNDLED, CHAT, COMPLETION
 from tunery.deployments import Serving
 from tunery.messages import Adapter
@@ -40,7 +40,7 @@ class Given:
 async def main() -> None:
     work = msgspec.json.decode(Path(sys.argv[1]).read_bytes())
     settings = Settings(home=Path(work["folder"]) / "home", models=Path(work["base"]).parent, port=work["port"])
-    rooms = app.services(settings)
+    rooms = wiring.services(settings)
     engines = EnginePool(
         rooms.catalog.base_model,
         settings.home / "engines",

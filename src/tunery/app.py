@@ -1,10 +1,9 @@
-"""The only wiring: Settings in, an ASGI application or a worker out."""
+"""The rooms of a service in (wiring.py), an ASGI application out."""
 
 import asyncio
 import contextlib
 import dataclasses
 import logging
-import threading
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
@@ -14,8 +13,6 @@ from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
 from tunery import api
-from tunery.access import Access
-from tunery.accounts import Accounts
 from tunery.api import (
     contents,
     control,
@@ -31,82 +28,19 @@ from tunery.api import (
 )
 from tunery.api.rights import Audited
 from tunery.api.wire import Tolerance
-from tunery.audit import Audit
-from tunery.authority import Authority
-from tunery.catalog import Catalog
-from tunery.copies import Copies
-from tunery.deploying import Deployer
 from tunery.deployments import Deployments
 from tunery.errors import TuneryError
-from tunery.estimates import Estimates
-from tunery.files import Files
-from tunery.groups import Groups
-from tunery.idle import IdleRule
-from tunery.imports import Imports
-from tunery.inspection import Inspections
-from tunery.jobs import Jobs
 from tunery.machine import Engines, Machine
-from tunery.metering import Meter
 from tunery.rooms import Services
-from tunery.run import Bench
 from tunery.serving.pool import EnginePool
-from tunery.settings import Settings
-from tunery.store import Store
-from tunery.store.blobs import FolderBlobs
-from tunery.store.database import Database
 from tunery.studio.rooms import Rooms
 from tunery.throttle import Throttle
-from tunery.training.local import LocalInspector, LocalPlanner, LocalTrainer
-from tunery.uploads import Uploads
-from tunery.uptime import Uptime
-from tunery.worker import Worker
 
 logger = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS = 60.0
 AGAIN_SECONDS = 5.0
 """After a reconciliation that the database or the disk broke off."""
-
-
-def services(settings: Settings) -> Services:
-    """Open the home folder: migrate its database, make the first account if there is none."""
-    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = Store(Database(settings.database_url), FolderBlobs(settings.home / "blobs"))
-    store.database.migrate()
-    accounts = Accounts(store, settings)
-    accounts.first()
-    catalog = Catalog(store, settings.models)
-    kept = Files(store, settings)
-    jobs_room = Jobs(store, settings, catalog, kept)
-    access = Access(store, settings, accounts)
-    return Services(
-        settings=settings,
-        store=store,
-        accounts=accounts,
-        groups=Groups(store, settings),
-        access=access,
-        authority=Authority(store, settings, access.principals, access.tokens),
-        audit=Audit(store),
-        catalog=catalog,
-        files=kept,
-        uploads=Uploads(store, settings, kept),
-        imports=Imports(store, settings, kept),
-        jobs=jobs_room,
-        copies=Copies(store, settings),
-        deployer=Deployer(store, settings, catalog),
-        deployments=Deployments(store, settings, catalog),
-        estimates=Estimates(store, settings, kept, jobs_room, LocalPlanner()),
-        inspections=Inspections(store, catalog, kept, LocalInspector()),
-        uptime=Uptime(store),
-        meter=Meter(store),
-        idle=IdleRule(store, settings),
-    )
-
-
-def worker(settings: Settings) -> Worker:
-    rooms = services(settings)
-    bench = Bench(rooms.store, settings, rooms.catalog, rooms.files, rooms.imports, LocalTrainer(), threading.Event())
-    return Worker(bench)
 
 
 def web(rooms: Services, engines: EnginePool) -> FastAPI:

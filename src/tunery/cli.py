@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tunery import app as wiring
-from tunery import estimates, examples, metering, parent, recipe, serve, settings
+from tunery import estimates, examples, metering, parent, recipe, settings, wiring
 from tunery.access import OWNER_CLIENT
 from tunery.accounts_cli import accounts_app
+from tunery.address import read_address
 from tunery.catalog import BUNDLED
 from tunery.errors import InvalidRequest, TuneryError
 from tunery.models import bundled
@@ -53,6 +53,8 @@ def serve_command(
     supervised: Supervised = False,
 ) -> None:
     """Run the service in the foreground: API, worker and engines."""
+    from tunery import serve  # noqa: PLC0415 (a second to import, and no other command needs it)
+
     chosen = settings.load(home=home, host=host, port=port, tls_port=tls_port)
     serve.refuse_open_host(chosen)
     _log()
@@ -103,7 +105,7 @@ def env(
 ) -> None:
     """Print shell exports for clients of a service that was started: eval "$(tunery env)"."""
     chosen = settings.load(home=home)
-    address = serve.read_address(chosen)
+    address = read_address(chosen)
     rooms = wiring.services(chosen)
     account = rooms.accounts.first() if name is None else rooms.accounts.named(name)
     arm = address.tls_endpoint or ""
@@ -139,7 +141,7 @@ def env(
 def studio_command(home: Home = None) -> None:
     """Print a link that opens Studio, signed in as this home's owner; it works once, for five minutes."""
     chosen = settings.load(home=home)
-    address = serve.read_address(chosen)
+    address = read_address(chosen)
     rooms = wiring.services(chosen)
     typer.echo(f"{address.endpoint}/studio/enter?token={Sessions(rooms).link()}")
     rooms.close()

@@ -11,8 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tunery import app as wiring
-from tunery import roles, settings
+from tunery import roles, settings, wiring
 from tunery.errors import InvalidRequest, NotFound
 from tunery.options import Home
 from tunery.principals import check_password

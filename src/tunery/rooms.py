@@ -1,4 +1,4 @@
-"""The rooms of the service, connected: what API, Studio, worker and command line have in common. Built by app.py."""
+"""The rooms of the service, connected: what API, Studio, worker and command line have in common. Built by wiring.py."""
 
 from dataclasses import dataclass
 

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import uvicorn
 from fastapi import FastAPI
 
-from tunery import app, certificates, parent
+from tunery import app, certificates, parent, wiring
+from tunery.address import write_address
 from tunery.errors import InvalidRequest
 from tunery.serving import commands
 from tunery.serving.pool import EnginePool
@@ -25,14 +25,6 @@ STOP_SECONDS = 20.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-class Address(msgspec.Struct, frozen=True):
-    """Where a running service answers; kept in the home folder for `tunery env`."""
-
-    endpoint: str
-    tls_endpoint: str | None
-    ca: str
-
-
 class Port(uvicorn.Server):
     """A uvicorn server that leaves signals to `serve`, which has two of them to stop."""
 
@@ -43,7 +35,7 @@ class Port(uvicorn.Server):
 
 async def serve(settings: Settings, *, supervised: bool = False) -> None:
     """Run until SIGINT or SIGTERM, or, if supervised, until the process that started us is gone."""
-    rooms = app.services(settings)
+    rooms = wiring.services(settings)
     ca, certificate, key = certificates.ensure(settings.home / "tls")
     engines = EnginePool(
         rooms.catalog.base_model,
@@ -95,19 +87,6 @@ def refuse_open_host(settings: Settings) -> None:
             "that is wanted, and put a proxy with a certificate of your own in front.",
             param="host",
         )
-
-
-def write_address(settings: Settings, ca: Path) -> None:
-    address = Address(settings.endpoint, settings.tls_endpoint if settings.tls_port else None, str(ca.resolve()))
-    (settings.home / "address.json").write_bytes(msgspec.json.encode(address))
-
-
-def read_address(settings: Settings) -> Address:
-    """Raises InvalidRequest if no service was ever started in this home."""
-    path = settings.home / "address.json"
-    if not path.is_file():
-        raise InvalidRequest(f"No service was started in {settings.home} yet. Run: tunery serve --home {settings.home}")
-    return msgspec.json.decode(path.read_bytes(), type=Address)
 
 
 def _port(

@@ -15,7 +15,7 @@ from tests import identities
 from tests.api.test_jobs import tune
 from tests.live import ROOMY, LiveService, live_service
 from tests.test_files import jsonl
-from tunery import serve
+from tunery.address import write_address
 
 HERE = Path(__file__).parent
 VENVS = HERE.parent.parent / ".venv-clients"
@@ -89,7 +89,7 @@ def environment(service: LiveService, training: Path) -> dict[str, str]:
 
 def control_environment(service: LiveService, home: Path) -> dict[str, str]:
     """What `tunery env --az` prints, a user who may do everything, and two tuned models."""
-    serve.write_address(service.rooms.settings, service.ca)
+    write_address(service.rooms.settings, service.ca)
     command = [sys.executable, "-m", "tunery", "env", "--az", "--home", str(home)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     exports = dict(line.removeprefix("export ").split("=", 1) for line in printed if line.startswith("export "))

@@ -26,7 +26,7 @@ from tests.conformance.vllm import SCHEMA, environment
 from tests.journeys.conftest import Service
 from tests.serving.conftest import BUNDLED as FOLDER
 from tests.serving.given import write_adapter
-from tunery import adapters, app, settings
+from tunery import adapters, settings, wiring
 from tunery.catalog import BUNDLED
 from tunery.deploying import Wanted
 from tunery.models import probe
@@ -57,7 +57,7 @@ def prepare(home: Path, options: argparse.Namespace) -> None:
         f'engine = "vllm"\nvllm_python = "{options.python or environment()}"\nserving_threads = {options.threads}\n'
         f'device = "{options.device}"\n[vllm_options]\n{memory}'
     )
-    rooms = app.services(settings.load(home=home))
+    rooms = wiring.services(settings.load(home=home))
     account = rooms.accounts.first()
     decoder = load(str(FOLDER))
     made = write_adapter(home / "made", decoder.config, seed=1, rank=8, strength=0.02)
@@ -87,7 +87,7 @@ def running(home: Path) -> Iterator[Service]:
 
 
 def deployments_answer(home: Path) -> str:
-    rooms = app.services(settings.load(home=home))
+    rooms = wiring.services(settings.load(home=home))
     account, end = rooms.accounts.first(), time.monotonic() + START_SECONDS
     while any(one.state == DeploymentState.CREATING for one in rooms.deployments.all(account.id)):
         assert time.monotonic() < end, "still Creating"

@@ -104,9 +104,9 @@ def base_model() -> None:
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, base_model: None) -> Iterator[Service]:
-    """A service of one test's own."""
-    yield from running(tmp_path / "home")
+def fresh(tmp_path_factory: pytest.TempPathFactory, base_model: None) -> Iterator[Service]:
+    """A service of one test's own, in a folder whose name is short enough for its engines' sockets."""
+    yield from running(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")

@@ -22,14 +22,14 @@ SEED = 11
 def service(tmp_path_factory: pytest.TempPathFactory, base_model: None) -> Iterator[Service]:
     """With a state every few steps, so that what is killed early goes on from one."""
     home = tmp_path_factory.mktemp("home")
-    (home / "tunery.toml").write_text("save_every = 4\n")
+    (home / "tunery.toml").write_text("save_every = 2\n")
     yield from running(home)
 
 
 def create(client: openai.AzureOpenAI) -> Any:
     return client.fine_tuning.jobs.create(
         model=CHAT_BASE,
-        training_file=upload(client, "train.jsonl", jsonl(DATA.training[:48])),
+        training_file=upload(client, "train.jsonl", jsonl(DATA.training[:24])),
         hyperparameters={"n_epochs": 2, "batch_size": 4},
         seed=SEED,
     )

@@ -20,8 +20,7 @@ from tests.fakes import Script, Silence, says
 from tests.live import ROOMY, Doors, LiveService, free_ports, live_service
 from tests.waiting import PATIENCE
 from tests.waiting import until as wait_until
-from tunery import app as wiring
-from tunery import errors
+from tunery import errors, wiring
 from tunery.catalog import BUNDLED
 from tunery.errors import EngineUnavailable
 from tunery.messages import Failed, Generate, StepMetrics, TrainingOrder

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.fake_training import FakeClock
-from tunery import app as wiring
+from tunery import wiring
 from tunery.errors import SignInRefused, Unauthorized
 from tunery.records import PrincipalKind
 from tunery.rooms import Services

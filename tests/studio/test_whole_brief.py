@@ -13,7 +13,7 @@ from tests.journeys.conftest import Service, base_model, fresh  # noqa: F401 (fi
 from tests.live import Doors
 from tests.studio.browsing import Browsing
 from tests.studio.serving import CHAT_BASE
-from tunery import app as wiring
+from tunery import wiring
 from tunery.sample import SYSTEM, generate, jsonl
 from tunery.settings import Settings
 
