@@ -40,7 +40,9 @@ def main() -> None:
 
 
 def order(folder: Path, options: argparse.Namespace) -> TrainingOrder:
-    base = BaseModel(name=BUNDLED, directory=str(Settings().models / BUNDLED), learning_rate=options.learning_rate)
+    base = BaseModel(
+        name=BUNDLED, directory=str(Settings().models.expanduser() / BUNDLED), learning_rate=options.learning_rate
+    )
     return TrainingOrder(
         job_id="ftjob-1",
         base=base,

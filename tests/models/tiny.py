@@ -10,6 +10,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import tunery.models
+from tunery.models.lora import WRITTEN, Lora
 
 TEMPLATE = Path(tunery.models.__file__).with_name("chatml.jinja")
 CORPUS = ["The quick brown fox jumps over the lazy dog. 0123456789", 'Which intent? {"name": "weather"}\n' * 3]
@@ -102,3 +103,8 @@ def write_other(folder: Path, architecture: str, **changes: Any) -> PreTrainedMo
     model = save(AutoModelForCausalLM.from_config(config), folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
     return model
+
+
+def as_written(adapter: Lora) -> Lora:
+    """With the numbers that its file has: who reads that computes the same."""
+    return adapter.to("cpu", WRITTEN).to("cpu", torch.float32)

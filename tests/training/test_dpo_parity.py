@@ -14,9 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from tests.models.test_lora import trained
-from tests.training.orders import dpo_order_in, of, reports
+from tests.models.tiny import as_written
+from tests.training.orders import dpo_order_in, of
 from tests.training.test_batches import gradients
-from tunery.messages import Checkpointed, Dpo, Stepped, TrainingOrder
+from tunery.messages import Dpo, Stepped, TrainingOrder
+from tunery.models import probe
 from tunery.models.loader import load
 from tunery.models.lora import Lora
 from tunery.models.tokenizer import Tokenizer
@@ -118,10 +120,14 @@ def test_loss_rewards_and_gradients_are_those_of_trl(tmp_path: Path, tiny: Path)
         assert (gradient - theirs[name]).norm() <= 1e-5 * theirs[name].norm(), name
 
 
+def run_of(order: TrainingOrder) -> loop._Run:
+    tokenizer = Tokenizer.load(order.base.directory)
+    return loop._Run(order, read(order, tokenizer), probe.prompt(tokenizer))
+
+
 def trained_by_trl(order: TrainingOrder, tmp_path: Path) -> DPOTrainer:
     """TRL over the batches of our run, at our learning rates."""
-    base, tokenizer = Path(order.base.directory), Tokenizer.load(order.base.directory)
-    run = loop._Run(order, read(order, tokenizer), tokenizer)
+    base, run = Path(order.base.directory), run_of(order)
     batches = [run._schedule.batch(step) for step in range(1, STEPS + 1)]
     pairs = [example for batch in batches for example in batch]
     trainer = trl_trainer(base, tmp_path / "start", tmp_path / "trl", pairs)
@@ -144,18 +150,19 @@ def test_steps_and_final_adapter_are_those_of_trl(tmp_path: Path, tiny: Path, ki
     order = dpo_order_in(tmp_path, tiny, validation_file=None, dpo=Dpo(beta=BETA, l2_multiplier=0.5))
     config = load(tiny).config
     begun = trained(tiny) if kind == "tuned further" else Lora.fresh(config, rank=4, alpha=8.0, seed=order.seed)
+    begun = as_written(begun)
     begun.save(tmp_path / "start", "tiny")
-    if kind == "tuned further":
-        order = msgspec.structs.replace(order, start_adapter=str(tmp_path / "start"))
+    order = msgspec.structs.replace(order, start_adapter=str(tmp_path / "start"))
     trainer = trained_by_trl(order, tmp_path)
     log = trainer.state.log_history[:STEPS]
     theirs = policy(trainer.model)
 
-    found = reports(order)
+    run = run_of(order)
+    found = list(run.steps(lambda: False))
     rows = [stepped.metrics for stepped in of(Stepped, found)]
     assert [row.train_loss for row in rows] == pytest.approx([row["loss"] for row in log], rel=1e-5)
     margins = [row.rewards.margins for row in rows if row.rewards]
     assert margins == pytest.approx([row["rewards/margins"] for row in log], rel=1e-3, abs=1e-5)
-    ours = Lora.load(of(Checkpointed, found)[-1].directory, config).tensors()
+    ours = run._lora.tensors()
     for name, tensor in begun.tensors().items():
         assert (ours[name] - theirs[name]).norm() <= 1e-4 * (theirs[name] - tensor).norm(), name

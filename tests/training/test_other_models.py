@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from tests.models.tiny import OTHERS, write_other
+from tests.models.tiny import OTHERS, as_written, write_other
 from tests.training.orders import of, order_in, reports
 from tests.training.test_batches import assert_same, gradients
 from tunery.messages import Checkpointed, Stepped
@@ -41,7 +41,7 @@ def adapter_of(base: Path) -> Lora:
     generator = torch.Generator().manual_seed(1)
     for (b,) in adapter.b.values():
         b.normal_(std=0.2, generator=generator)
-    return adapter
+    return as_written(adapter)
 
 
 def batch() -> list[Example]:
