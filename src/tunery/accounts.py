@@ -29,6 +29,9 @@ KEY_LENGTH = 64
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,63}")
 KINDS = ("OpenAI", "AIServices")
 SKU = "S0"
+_OF_KEY = sa.select(accounts).where(
+    sa.or_(accounts.c.key1_hash == sa.bindparam("digest"), accounts.c.key2_hash == sa.bindparam("digest"))
+)
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,7 +173,8 @@ class Accounts:
             Unauthorized: no account's key. LocalAuthDisabled: the account takes none.
         """
         digest = _hash(key)
-        account = self._one(sa.or_(accounts.c.key1_hash == digest, accounts.c.key2_hash == digest))
+        with self._store.database.read() as connection:
+            account = one(connection, Account, _OF_KEY, digest=digest)
         if account is None or not any(hmac.compare_digest(key, mine) for mine in self._keys(account)):
             raise Unauthorized
         if account.disable_local_auth:

@@ -46,12 +46,12 @@ AGAIN_SECONDS = 5.0
 def web(rooms: Services, engines: EnginePool) -> FastAPI:
     """The API on one port or several; `lifespan` of the result runs reconciliation and housekeeping."""
     app = FastAPI(title="Tunery", lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.include_router(inference.router)  # first: routes are tried in turn, and this one is asked most
     for prefix in ("/openai/v1", "/openai"):
         for module in (files, contents, jobs, copies, models, machine):
             app.include_router(module.router, prefix=prefix)
     for module in (deployments, legacy):
         app.include_router(module.router, prefix="/openai")
-    app.include_router(inference.router)
     app.include_router(control.router)
     app.include_router(identity.router)
     state: Any = app.state

@@ -255,8 +255,13 @@ def _second_life(connection: Connection, old: Deployment, sku: str) -> dict[str,
     return {"born_uptime": uptime.mark(connection), "warned": False}
 
 
+_NAMED = sa.select(deployments).where(
+    deployments.c.account_id == sa.bindparam("account_id"), deployments.c.name_folded == sa.bindparam("name")
+)
+
+
 def find(connection: Connection, account_id: int, name: str) -> Deployment | None:
-    return one(connection, Deployment, sa.select(deployments).where(named(account_id, name)))
+    return one(connection, Deployment, _NAMED, account_id=account_id, name=name.lower())
 
 
 def named(account_id: int, name: str) -> sa.ColumnElement[bool]:

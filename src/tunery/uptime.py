@@ -42,9 +42,12 @@ class Uptime:
             return passed if connection.execute(mine).rowcount else 0.0
 
 
+_SECONDS = sa.select(uptime.c.seconds)
+
+
 def read(connection: Connection) -> float:
     """Seconds; behind the truth by what the next tick will add."""
-    return float(connection.execute(sa.select(uptime.c.seconds)).scalar() or 0.0)
+    return float(connection.execute(_SECONDS).scalar() or 0.0)
 
 
 def mark(connection: Connection) -> float:
