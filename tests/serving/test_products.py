@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+import numba
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from tunery.models.decoder import DenseLinear
 from tunery.models.tiles import PANEL
+from tunery.serving import formats
 from tunery.serving.compiled import linear_for
 from tunery.serving.formats import BFLOAT16, BLOCK, FLOAT16, FLOAT32, INT4, INT8
 from tunery.serving.narrowing import LARGEST, PANELS_AT_ONCE
@@ -118,6 +120,20 @@ def test_every_float16_is_widened_exactly() -> None:
     layer = PanelLinear(weight)
     assert layer.format == FLOAT16
     assert torch.equal(layer(torch.eye(BLOCK)), weight.T)
+
+
+def test_every_float16_is_widened_exactly_without_the_processor_s_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "WIDENS_HALVES", False)
+
+    @numba.njit
+    def widen(source: int, count: int, room: int) -> None:
+        formats.widen(FLOAT16, source, count, room)
+
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.half)
+    halves = F.pad(every[every.isfinite()], (0, 6 * PANEL)).unfold(0, PANEL, PANEL).contiguous()
+    room = torch.empty(len(halves), PANEL)
+    widen(halves.data_ptr(), len(halves), room.data_ptr())
+    assert torch.equal(room, halves.float())
 
 
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
