@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         compare(order(Path(folder), options))
 
@@ -56,7 +58,7 @@ def order(folder: Path, options: argparse.Namespace) -> TrainingOrder:
         directory=str(folder),
         resume_from=None,
         save_every=1000,
-        threads=2,
+        threads=options.threads,
     )
 
 
