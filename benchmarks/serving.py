@@ -87,6 +87,8 @@ class Answer:
 
 Cell = tuple[str, int, int]
 """Kind of prompts, adapters, clients."""
+Rounds = dict[tuple[Cell, str], list[list[Answer]]]
+"""Of each cell and contender: the answers of each round."""
 
 
 def main() -> None:
@@ -107,12 +109,15 @@ def main() -> None:
             for clients in options.clients
             if adapters <= clients
         ]
-        rounds = _rounds(servers, cells, options, tokenizer.eos_ids)
-        found = [row for cell in cells for row in _rows(servers, cell, rounds, options.tokens)]
+        rounds: Rounds = {(cell, server.name): [] for cell in cells for server in servers}
+        _round(-1, rounds, servers, options, tokenizer.eos_ids)
+        for number in range(options.repeat):
+            _round(number, rounds, servers, options, tokenizer.eos_ids)
+            found = [row for cell in cells for row in _rows(servers, cell, rounds, options.tokens)]
+            if options.json:
+                options.json.write_text(json.dumps(found, indent=2) + "\n")
     for number in range(0, len(found), len(servers)):
         _show(found[number : number + len(servers)], Console(width=140))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def _options() -> argparse.Namespace:
@@ -197,20 +202,17 @@ def _environment(peer: str, folder: Path) -> Path:
     return python
 
 
-def _rounds(
-    servers: list[Server], cells: list[Cell], options: argparse.Namespace, ends: frozenset[int]
-) -> dict[tuple[Cell, str], list[list[Answer]]]:
-    """Of each cell and contender. All cells have their turn before any has its next: the machine's speed changes."""
-    rounds: dict[tuple[Cell, str], list[list[Answer]]] = {(cell, one.name): [] for cell in cells for one in servers}
-    for number in range(-1, options.repeat):
-        for cell in cells:
-            for server in servers:
-                tokens = options.tokens if number >= 0 else 1
-                _only(server, servers)
-                answers = asyncio.run(_load(server, _bodies(server.name, cell, number + 1, tokens, ends)))
-                if number >= 0:
-                    rounds[cell, server.name].append(answers)
-    return rounds
+def _round(
+    number: int, rounds: Rounds, servers: list[Server], options: argparse.Namespace, ends: frozenset[int]
+) -> None:
+    """All cells have their turn before any has its next: the machine's speed changes. Round -1 only loads adapters."""
+    for cell in dict.fromkeys(cell for cell, _ in rounds):
+        for server in servers:
+            tokens = options.tokens if number >= 0 else 1
+            _only(server, servers)
+            answers = asyncio.run(_load(server, _bodies(server.name, cell, number + 1, tokens, ends)))
+            if number >= 0:
+                rounds[cell, server.name].append(answers)
 
 
 def _bodies(name: str, cell: Cell, number: int, tokens: int, ends: frozenset[int]) -> list[dict[str, Any]]:
@@ -224,9 +226,7 @@ def _bodies(name: str, cell: Cell, number: int, tokens: int, ends: frozenset[int
     ]
 
 
-def _rows(
-    servers: list[Server], cell: Cell, rounds: dict[tuple[Cell, str], list[list[Answer]]], tokens: int
-) -> list[dict[str, Any]]:
+def _rows(servers: list[Server], cell: Cell, rounds: Rounds, tokens: int) -> list[dict[str, Any]]:
     prompts, _, clients = cell
     base = (prompts, 0, clients)
     rows = [_row(server, cell, rounds[cell, server.name], tokens) for server in servers]
