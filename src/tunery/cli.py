@@ -53,7 +53,7 @@ def serve_command(
     supervised: Supervised = False,
 ) -> None:
     """Run the service in the foreground: API, worker and engines."""
-    from tunery import serve  # noqa: PLC0415 (a second to import, and no other command needs it)
+    from tunery import serve  # noqa: PLC0415 (half a second to import, and no other command needs it)
 
     chosen = settings.load(home=home, host=host, port=port, tls_port=tls_port)
     serve.refuse_open_host(chosen)

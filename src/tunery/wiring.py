@@ -1,6 +1,6 @@
 """Settings in, the rooms of a service or its worker out.
 
-Knows no web framework: that takes a second to import, and most commands need none.
+Knows no web framework: that takes half a second to import, and most commands need none.
 """
 
 import threading
