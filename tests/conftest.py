@@ -1,12 +1,10 @@
 """Fixtures that several folders of tests share."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
-import torch
 
 from tests.fake_training import FakeClock
 from tunery.settings import Settings
@@ -18,8 +16,6 @@ from tunery.store.database import Database
 # same examples each time.
 hypothesis.settings.register_profile("tunery", hypothesis.settings.default, deadline=None)
 hypothesis.settings.load_profile("tunery")
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # another process has the other core
 
 
 @pytest.fixture
