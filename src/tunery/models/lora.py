@@ -28,8 +28,8 @@ from tunery.models.operations import Operation, adapted, add_low_rank
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 WRITTEN = torch.float16
-"""A number is off by 1/2048 of itself at most, which answers don't show (docs/log.md): half of float32's bytes on disk,
-in memory and in what a step of many adapters reads."""
+"""A number is off by 1/2048 of itself at most, which the validation loss doesn't show (docs/log.md): half of float32's
+bytes on disk, in memory and in what a step of many adapters reads."""
 
 
 class Lora(LowRank):

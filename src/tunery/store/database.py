@@ -64,7 +64,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def one(connection: Connection, kind: type[RecordT], query: sa.Executable, **values: object) -> RecordT | None:
-    """The first row as a record, or None; `values` of the query's parameters: one that is made once costs half."""
+    """The first row as a record, or None. `values` are for its parameters: a query made once takes half the time."""
     row = connection.execute(query, values).mappings().first()
     return None if row is None else record(kind, row)
 
