@@ -1,13 +1,14 @@
 """Chat and text completions over HTTP, from deployments (contract.md 3)."""
 
-from typing import Annotated, Protocol
+from typing import Protocol
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
-from tunery.api.answer import chunks, whole
-from tunery.api.asking import ask
+from tunery.api.answer import Order, chunks, whole
+from tunery.api.asking import begin, ordered
 from tunery.api.sampling import named_model
 from tunery.api.stream import EventStream, while_connected
 from tunery.api.wire import Call, DataPlane, JsonBody, rate_headers
@@ -25,32 +26,32 @@ class Served(Protocol):
         ...
 
 
-def deployed(request: Request, call: DataPlane, body: JsonBody) -> Serving:
-    """What the deployment in the path runs, or on v1 the one that `model` names."""
-    deployments: Served = request.app.state.deployments
-    name = request.path_params.get("deployment") or named_model(body)
-    return deployments.serve(call.account.id, name)
-
-
-Deployed = Annotated[Serving, Depends(deployed)]
-
-
 @router.post("/openai/v1/chat/completions")
 @router.post("/openai/deployments/{deployment}/chat/completions")
-async def chat(request: Request, call: DataPlane, serving: Deployed, body: JsonBody) -> Response:
-    return await _answer(CHAT, request, call, serving, body)
+async def chat(request: Request, call: DataPlane, body: JsonBody) -> Response:
+    return await _answer(CHAT, request, call, body)
 
 
 @router.post("/openai/v1/completions")
 @router.post("/openai/deployments/{deployment}/completions")
-async def complete(request: Request, call: DataPlane, serving: Deployed, body: JsonBody) -> Response:
-    return await _answer(COMPLETION, request, call, serving, body)
+async def complete(request: Request, call: DataPlane, body: JsonBody) -> Response:
+    return await _answer(COMPLETION, request, call, body)
 
 
-async def _answer(kind: str, request: Request, call: Call, serving: Serving, body: bytes) -> Response:
-    order, allowance, events = await ask(kind, body, serving, account_id=call.account.id, desk=request.app.state)
+async def _answer(kind: str, request: Request, call: Call, body: bytes) -> Response:
+    account, desk = call.account.id, request.app.state
+    serving, order = await run_in_threadpool(_ordered, kind, request, account, body)
+    order, allowance, events = begin(order, serving, account_id=account, desk=desk)
     headers = rate_headers(allowance)
     if order.stream:
         return EventStream(chunks(events, order, serving), headers)
     answer = await while_connected(request.receive, whole(events, order, serving))
     return Response(msgspec.json.encode(answer), headers=headers, media_type="application/json")
+
+
+def _ordered(kind: str, request: Request, account_id: int, body: bytes) -> tuple[Serving, Order]:
+    """What the deployment in the path runs, or on v1 the one that `model` names, and what is asked of it."""
+    deployments: Served = request.app.state.deployments
+    name = request.path_params.get("deployment") or named_model(body)
+    serving = deployments.serve(account_id, name)
+    return serving, ordered(kind, body, serving, account_id)
