@@ -5,7 +5,7 @@ HOME_DIR ?= .tunery
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test serve setup check browser conformance bench
+.PHONY: demo test serve setup loops check browser conformance bench
 
 demo: setup
 	$(BIN)/tunery demo
@@ -19,6 +19,10 @@ serve: setup
 
 setup: $(STAMP)
 	@$(BIN)/tunery models fetch
+
+# Processes compile them at their first import otherwise, each for itself.
+loops: $(STAMP)
+	$(BIN)/python -c "import tunery.serving.blocks, tunery.training.kernels"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

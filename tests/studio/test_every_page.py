@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import requests
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from tests import identities
 from tests.studio.browsing import Browsing
@@ -42,13 +42,16 @@ def test_no_page_is_hard_to_use_or_wider_than_its_window(
     browsing = Browsing(browser, service)
     browsing.complaints.expect("status of 404")
     found = []
+    windows: dict[tuple[str, bool], Page] = {}
     for place in places:
-        page = browsing.window(account=place.account, signed_in=place.signed_in, colours=colours, size=size)
+        who = (place.account.name, place.signed_in)
+        if who not in windows:
+            windows[who] = browsing.window(account=place.account, signed_in=who[1], colours=colours, size=size)
+        page = windows[who]
         page.goto(place.path)
         page.get_by_role("heading", level=1).wait_for()
         page.wait_for_load_state("networkidle")
         found += [f"{place.name}: {fault}" for fault in faults(page)]
-        page.context.close()
     browsing.close()
     assert not found + browsing.complaints.unexpected(), "\n".join(found)
 
