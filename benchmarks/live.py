@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import socket
 import subprocess
@@ -171,7 +172,8 @@ def open_files(pid: int) -> int:
 
 
 def quantile(values: list[float], part: float) -> float:
-    return sorted(values)[int(part * (len(values) - 1))]
+    """The smallest of the values that at least this part of them doesn't exceed (nearest rank)."""
+    return sorted(values)[max(0, math.ceil(part * len(values)) - 1)]
 
 
 def processes(service: Service) -> str:

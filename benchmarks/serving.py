@@ -32,6 +32,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from live import quantile
 from tunery.models import lora
 from tunery.models.loader import read_config
 from tunery.models.lora import Lora
@@ -299,8 +300,8 @@ def _seconds(answers: list[Answer]) -> float:
 def _row(server: Server, cell: Cell, rounds: list[list[Answer]], tokens: int) -> dict[str, Any]:
     seconds = [_seconds(answers) for answers in rounds]
     everyone = [answer for answers in rounds for answer in answers]
-    gaps = sorted(later - earlier for a in everyone for earlier, later in zip(a.arrivals, a.arrivals[1:], strict=False))
-    firsts = sorted(answer.arrivals[0] - answer.began for answer in everyone)
+    gaps = [later - earlier for a in everyone for earlier, later in zip(a.arrivals, a.arrivals[1:], strict=False)]
+    firsts = [answer.arrivals[0] - answer.began for answer in everyone]
     streams = server.name != "transformers"
     return {
         "contender": server.name,
@@ -309,10 +310,10 @@ def _row(server: Server, cell: Cell, rounds: list[list[Answer]], tokens: int) ->
         "clients": cell[2],
         "tokens_a_second": statistics.median(cell[2] * tokens / one for one in seconds),
         "decode_tokens_a_second": statistics.median(map(_decode_speed, rounds)) if streams else None,
-        "first_token_p50_ms": 1000 * firsts[len(firsts) // 2] if streams else None,
-        "first_token_p99_ms": 1000 * firsts[int(0.99 * (len(firsts) - 1))] if streams else None,
-        "token_p50_ms": 1000 * gaps[len(gaps) // 2] if gaps else None,
-        "token_p99_ms": 1000 * gaps[int(0.99 * (len(gaps) - 1))] if gaps else None,
+        "first_token_p50_ms": 1000 * quantile(firsts, 0.5) if streams else None,
+        "first_token_p99_ms": 1000 * quantile(firsts, 0.99) if streams else None,
+        "token_p50_ms": 1000 * quantile(gaps, 0.5) if gaps else None,
+        "token_p99_ms": 1000 * quantile(gaps, 0.99) if gaps else None,
         "memory_mib": server.memory_mib,
     }
 
