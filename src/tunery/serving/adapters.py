@@ -33,9 +33,9 @@ class DenseAdapter:
 
     def __init__(self, adapter: Lora) -> None:
         self.rank, matrices = adapter.rank, _matrices(adapter)
-        self.down = {group: [down for down, _ in blocks] for group, blocks in matrices.items()}
+        self.down = {group: [down.contiguous() for down, _ in blocks] for group, blocks in matrices.items()}
         """[in, members * rank]"""
-        self.up = {group: [ups for _, ups in blocks] for group, blocks in matrices.items()}
+        self.up = {group: [[up.contiguous() for up in ups] for _, ups in blocks] for group, blocks in matrices.items()}
         """[rank, out] of each member, scale included"""
 
     @property
@@ -52,34 +52,33 @@ class CompiledAdapter:
     """
 
     def __init__(self, adapter: Lora, kernels: ModuleType) -> None:
-        flat = [
-            [(kernels.in_strips([down]), kernels.in_strips(ups)) for down, ups in blocks]
+        parts = [
+            part
             for blocks in _matrices(adapter).values()
+            for down, ups in blocks
+            for part in (kernels.in_strips([down]), kernels.in_strips(ups))
         ]
-        halves = [[(down.half(), up.half()) for down, up in blocks] for blocks in flat]
-        if _equal(flat, halves):
-            flat = halves
-        self._kept = [tensor for blocks in flat for pair in blocks for tensor in pair]
-        kind = kernels.FORMATS[self._kept[0].dtype]
-        places = [[(down.data_ptr(), up.data_ptr(), adapter.rank, kind) for down, up in blocks] for blocks in flat]
-        self.matrices = np.array(list(zip(*places, strict=True)))
+        sizes = [sum(map(len, part)) for part in parts]
+        self._kept = torch.cat(list(chain.from_iterable(parts)))
+        halves = self._kept.half()
+        if torch.equal(halves.float(), self._kept):
+            self._kept = halves
+        starts = self._kept.data_ptr() + self._kept.element_size() * np.cumsum([0, *sizes[:-1]])
+        self.matrices = np.empty((adapter.layout.num_blocks, len(adapter.layout.groups), 4), np.int64)
         """[blocks, groups, 4]: where down and the members' ups lie, rank and format; see kernels.add_low_rank."""
+        self.matrices[..., :2] = starts.reshape(len(adapter.layout.groups), -1, 2).swapaxes(0, 1)
+        self.matrices[..., 2:] = adapter.rank, kernels.FORMATS[self._kept.dtype]
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self._kept)
-
-
-def _equal(first: list[list[tuple[Tensor, Tensor]]], second: list[list[tuple[Tensor, Tensor]]]) -> bool:
-    pairs = zip(chain.from_iterable(first), chain.from_iterable(second), strict=True)
-    return all(torch.equal(a, b.to(a.dtype)) for one, other in pairs for a, b in zip(one, other, strict=True))
+        return self._kept.nbytes
 
 
 def _matrices(adapter: Lora) -> dict[str, list[tuple[Tensor, list[Tensor]]]]:
-    """By group, for each block: down [in, members * rank] and its members' ups [rank, out], scale included."""
+    """By group, for each block: views, down [in, members * rank] and its members' ups [rank, out], scale included."""
     return {
         group: [
-            (adapter.a[group][i].T.contiguous(), [adapter.b[t][i].T.contiguous() * adapter.scale for t in members])
+            (adapter.a[group][i].T, [adapter.b[t][i].T * adapter.scale for t in members])
             for i in range(adapter.layout.num_blocks)
         ]
         for group, members in adapter.layout.groups.items()

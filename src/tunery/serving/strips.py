@@ -19,17 +19,20 @@ _ADDRESSES, _PLACE = types.UniTuple(int64, 3), types.UniTuple(int64, 2)
 _wide_half_tile, _narrow_half_tile = strided(STRIP_VECTORS, load_halves), strided(1, load_halves)
 
 
-def in_strips(matrices: list[Tensor]) -> Tensor:
-    """Matrices [count, width] one after another: strips of STRIP columns, then those of LANES, zeros at the end."""
-    return torch.cat([strips.flatten() for matrix in matrices for strips in _strips(matrix)])
+def in_strips(matrices: list[Tensor]) -> list[Tensor]:
+    """What to put one after another of matrices [count, width], views or not: see `_strips`."""
+    return [strips.flatten() for matrix in matrices for strips in _strips(matrix)]
 
 
-def _strips(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """[strips, count, columns] of the wide ones and of the others."""
+def _strips(matrix: Tensor) -> list[Tensor]:
+    """[strips, count, columns]: those of STRIP columns, then, if any columns are left, of LANES, zeros at the end."""
     count, width = matrix.shape
     wide = width // STRIP * STRIP
-    rest = F.pad(matrix[:, wide:], (0, -width % LANES))
-    return matrix[:, :wide].reshape(count, -1, STRIP).transpose(0, 1), rest.reshape(count, -1, LANES).transpose(0, 1)
+    found = [matrix[:, :wide].reshape(count, -1, STRIP).transpose(0, 1)]
+    if wide < width:
+        rest = F.pad(matrix[:, wide:], (0, -width % LANES))
+        found.append(rest.reshape(count, -1, LANES).transpose(0, 1))
+    return found
 
 
 @numba.njit(int64(int64), cache=True, nogil=True)
