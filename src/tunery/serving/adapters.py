@@ -58,11 +58,10 @@ class CompiledAdapter:
             for down, ups in blocks
             for part in (kernels.in_strips([down]), kernels.in_strips(ups))
         ]
-        sizes = [sum(map(len, part)) for part in parts]
-        self._kept = torch.cat(list(chain.from_iterable(parts)))
-        halves = self._kept.half()
-        if torch.equal(halves.float(), self._kept):
-            self._kept = halves
+        sizes, strips = [sum(map(len, part)) for part in parts], list(chain.from_iterable(parts))
+        halves = [strip.half() for strip in strips]
+        exact = all(torch.equal(half.float(), strip) for half, strip in zip(halves, strips, strict=True))
+        self._kept = torch.cat(halves if exact else strips)
         starts = self._kept.data_ptr() + self._kept.element_size() * np.cumsum([0, *sizes[:-1]])
         self.matrices = np.empty((adapter.layout.num_blocks, len(adapter.layout.groups), 4), np.int64)
         """[blocks, groups, 4]: where down and the members' ups lie, rank and format; see kernels.add_low_rank."""
