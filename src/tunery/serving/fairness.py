@@ -1,8 +1,8 @@
 """Whose turn it is, counted in tokens. Knows owners, and neither sequences nor blocks.
 
 Each owner has a counter of the tokens that were computed for it; the lowest counter goes first. Who was away comes back
-level with the one who waits longest and can't save up, and who comes when nobody is there begins level with the last one
-served: what was before an idle time is nobody's debt (virtual token counters, arXiv 2401.00588, algorithm 2).
+level with the one who waits longest and can't save up, and who comes when nobody is there begins level with the last
+one served: what was before an idle time is nobody's debt (virtual token counters, arXiv 2401.00588, algorithm 2).
 """
 
 from collections import defaultdict
