@@ -74,7 +74,7 @@ class CompiledAdapter:
 
 
 def _matrices(adapter: Lora) -> dict[str, list[tuple[Tensor, list[Tensor]]]]:
-    """By group, for each block: views, down [in, members * rank] and its members' ups [rank, out], scale included."""
+    """By group, for each block: down [in, members * rank] and its members' ups [rank, out], scale included; strided."""
     return {
         group: [
             (adapter.a[group][i].T, [adapter.b[t][i].T * adapter.scale for t in members])
